@@ -16,7 +16,7 @@ test: ## Run all tests, against a real PostgreSQL
 
 test-long: ## Run the tests with more cases and more crashes
 	@scripts/setup test
-	@NEXTEST_PROFILE=long VCB_CASES=2000 VCB_PROBES=100000 VCB_OPERATIONS=1000 VCB_CONSUMERS=20000 VCB_SERVICE_KILLS=1000 VCB_POSTGRES_KILLS=200 VCB_SLOW_CALL_SECS=65 VCB_TERMINATION_ROUNDS=20 VCB_DROPS=500 VCB_LARGE_EVENTS=600 scripts/test
+	@NEXTEST_PROFILE=long VCB_CASES=2000 VCB_PROBES=100000 VCB_OPERATIONS=1000 VCB_CONSUMERS=20000 VCB_SERVICE_KILLS=1000 VCB_POSTGRES_KILLS=200 VCB_SLOW_CALL_SECS=65 VCB_TERMINATION_ROUNDS=20 VCB_DROPS=500 VCB_LARGE_EVENTS=600 VCB_IMPORTED=20000 scripts/test
 	@cargo nextest run --features otlp --test it -E 'test(traces)'
 	@scripts/fuzz
 	@scripts/attack
@@ -33,7 +33,7 @@ lint: ## Check formatting, clippy's findings, and what is depended on
 fmt: ## Format the code
 	cargo fmt
 
-bench: ## Measure beside pgbench on this machine (PART=intake|latency|processing|backlog|footprint|preview|quota|batches|gateway)
+bench: ## Measure beside pgbench on this machine (PART=intake|latency|processing|backlog|footprint|preview|quota|batches|gateway|state|outbox)
 	@scripts/setup bench
 	@cargo build --release --bin valuecanvas-billing --example naive_quota
 	@scripts/bench $(PART)

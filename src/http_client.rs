@@ -1,6 +1,12 @@
 //! HTTP clients for the hosts that we call.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use reqwest::dns::Resolve;
+
+/// How long a call may take, with its answer.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A client for other hosts, through the environment's proxy.
 pub fn http_client() -> Result<reqwest::Client, reqwest::Error> {
@@ -12,13 +18,23 @@ pub fn direct_client() -> Result<reqwest::Client, reqwest::Error> {
     client(|| reqwest::Client::builder().no_proxy())
 }
 
-fn client(builder: fn() -> reqwest::ClientBuilder) -> Result<reqwest::Client, reqwest::Error> {
+/// A client that asks `resolver` for every name, past any proxy: what a proxy would look
+/// up, nobody has checked.
+pub fn resolving_client(
+    resolver: Arc<impl Resolve + 'static>,
+) -> Result<reqwest::Client, reqwest::Error> {
+    client(|| reqwest::Client::builder().no_proxy().dns_resolver(resolver))
+}
+
+fn client(
+    builder: impl FnOnce() -> reqwest::ClientBuilder,
+) -> Result<reqwest::Client, reqwest::Error> {
     // Only the first call installs it; later ones fail, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     // Redirects are not followed: the other side does not choose whom we call,
     // and a POST that became a GET of some page is no success.
     builder()
-        .timeout(Duration::from_secs(10))
+        .timeout(TIMEOUT)
         .redirect(reqwest::redirect::Policy::none())
         .build()
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-/// Connections of the API's listener. Each may hold two reads, a response's head and a
-/// task: about 48 KiB at most, 144 MiB in all.
+/// Connections of the API's listener. Each may hold two reads, or a read and an answer, a
+/// response's head and a task: about 48 KiB at most, 144 MiB in all.
 pub const CONNECTIONS: usize = 3_072;
 /// Connections of the separate listener for scrapes.
 pub const METRICS_CONNECTIONS: usize = 64;
@@ -17,6 +17,17 @@ pub const METRICS_CONNECTIONS: usize = 64;
 pub const CONNECTIONS_OF_ADDRESS: usize = CONNECTIONS / 3;
 /// An address with more connections than this is the first to lose some.
 pub const MANY_OF_ADDRESS: u32 = 64;
+/// An address is busy once polls of its connections took so long…
+pub const BUSY_AFTER: Duration = Duration::from_millis(2);
+/// …beyond this part of the time: a tenth. A customer's 500 checks a second take less.
+pub const BUSY_SHARE: u32 = 10;
+/// What all busy addresses together take of a pass of the runtime's queue, so that each
+/// of a delivery's five steps waits that long for them.
+pub const BUSY_TURN: Duration = Duration::from_millis(1);
+/// How many of their connections are called for it: a poll takes some 50 µs.
+pub const BUSY_CALLED: usize = 32;
+/// Connections that are accepted in one turn.
+pub const ACCEPTED_IN_TURN: u64 = 16;
 /// Descriptors reserved for connections to PostgreSQL, files, listeners, and
 /// connections that are closing.
 pub const DESCRIPTORS_RESERVED: u64 = 256;
@@ -50,21 +61,33 @@ pub const INTAKE: usize = 32 * MIB;
 pub const INTAKE_OF_ADDRESS: usize = 8 * MIB;
 /// Memory of the bodies of requests with a credential, until they are parsed; the
 /// result takes about twice as much again.
-pub const API: usize = 32 * MIB;
-/// Of one credential: twelve of the largest batches at a time.
-pub const API_OF_CREDENTIAL: usize = 12 * MIB;
+pub const API: usize = 24 * MIB;
+/// Of one credential: eight of the largest batches at a time.
+pub const API_OF_CREDENTIAL: usize = 8 * MIB;
 /// Memory of the bodies of requests without a credential: logins, which are small.
 pub const ANONYMOUS: usize = 4 * MIB;
 /// Of one address.
 pub const ANONYMOUS_OF_ADDRESS: usize = 2 * MIB;
 
-/// Memory of upstreams' responses on their way to clients of the gateway. A connection
-/// reads up to 400 KiB at once, which we hold for slow clients.
+/// Size up to which an answer is not counted: it takes the place of a read.
+pub const ANSWER_FREE: usize = 16 * KIB;
+/// Memory of larger answers, until their last byte is written.
+pub const ANSWERS: usize = 24 * MIB;
+/// Of one organization.
+pub const ANSWERS_OF_ORGANIZATION: usize = ANSWERS / 4;
+/// Bytes of an answer that a connection takes before its client reads: two pieces.
+pub const UNWRITTEN: usize = 2 * ANSWER_PIECE;
+pub const ANSWER_PIECE: usize = 16 * KIB;
+
+/// Memory of upstreams' responses on their way to clients of the gateway, until their
+/// last byte is written.
 pub const FORWARDED: usize = 32 * MIB;
 /// Of one organization.
 pub const FORWARDED_OF_ORGANIZATION: usize = FORWARDED / 4;
-/// Minimum size of a read.
+/// Minimum size of a read…
 pub const FORWARDED_READ: usize = 16 * KIB;
+/// …and the size up to which the buffer of a connection to an upstream grows.
+pub const FORWARDED_READ_MOST: usize = 408 * KIB;
 /// Concurrent forwarded calls: each is a connection from a client and one to an
 /// upstream.
 pub const CALLS: usize = 1_024;
@@ -147,8 +170,11 @@ pub const STATES_WAITING: usize = CONNECTIONS / 4;
 pub const WAIT_OF_ORGANIZATION: Duration = Duration::from_secs(2);
 
 /// Bytes of responses that each replica stores for idempotency keys, for each
-/// organization and day.
+/// organization (or caller who belongs to none) and day.
 pub const KEPT_ANSWERS: u64 = 64 * MIB as u64;
+/// Keys that each replica stores, for each organization and day: three a second. A row
+/// without a response takes less than 1 KiB, so that all take 256 MiB of disk.
+pub const KEPT_KEYS: u64 = 256 * 1_024;
 /// Larger responses are not stored.
 pub const KEPT_ANSWER: usize = MIB;
 /// Memory of copies of responses on their way through the gateway, until they are
@@ -163,6 +189,9 @@ pub const COPY_STEP: usize = 4 * KIB;
 pub const LOGINS: usize = 34;
 /// Of one address, which may be an office.
 pub const LOGINS_OF_ADDRESS: usize = 16;
+/// Tokens of the product's issuer whose signatures are checked at once: some 30 to 100 µs
+/// each, on threads of their own, so that a flood of wrong ones takes no more than these.
+pub const TOKEN_CHECKS: usize = 2;
 
 /// How long a body waits for memory before it is refused…
 pub const WAIT: Duration = Duration::from_secs(1);
@@ -171,13 +200,18 @@ pub const WAIT: Duration = Duration::from_secs(1);
 pub const WAIT_OF_DELIVERY: Duration = Duration::from_secs(4);
 /// The `Retry-After` of refused requests.
 pub const RETRY_AFTER_SECS: u32 = 2;
-/// While memory is short, a body must make progress within this time…
+/// While memory is short, a body, or the reading of an answer, must make progress within
+/// this time…
 pub const BODY_STALL: Duration = Duration::from_millis(300);
 /// …and at this rate: the largest takes eight seconds.
 pub const BODY_BYTES_PER_SEC: u64 = 128 * KIB as u64;
 /// How long a delivery whose signature has the right form and time keeps its
 /// connection, even if others need one.
 pub const DELIVERY_GRACE: Duration = Duration::from_secs(1);
+/// Bytes that a connection reads and writes in one turn; more wait for its next.
+pub const MOVED_IN_TURN: usize = 4 * READ;
+/// Bytes of responses that the system keeps for a client that does not read.
+pub const UNSENT: u32 = 128 * KIB as u32;
 /// How long a client may stop reading its response.
 pub const ANSWER_STALL: Duration = Duration::from_secs(60);
 
@@ -195,7 +229,8 @@ mod tests {
     fn all_limits_together_fit_the_memory_limit_of_the_manifests() {
         let bodies = INTAKE + 3 * API + ANONYMOUS;
         let usage = USAGE_LANES * USAGE_BYTES;
-        let foreign = CONNECTIONS * CONNECTION + HEADS + bodies + usage + FORWARDED + COPIES;
+        let answers = ANSWERS + FORWARDED + COPIES;
+        let foreign = CONNECTIONS * CONNECTION + HEADS + bodies + usage + answers;
         assert!(
             foreign + OTHERS <= LIMIT,
             "{} MiB",

@@ -6,43 +6,54 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
-use sqlx::postgres::PgPool;
+use tokio::sync::Semaphore;
 
 use super::health::{self, Probes, Scrapes};
 use crate::catalogue::routes::Plans;
 use crate::catalogue::{self, Catalogue, CatalogueError};
+use crate::config::OutboundConfig;
+use crate::console::{self, Console, Verdicts};
+use crate::explain::{self, routes::Explaining};
 use crate::features::routes::FeatureState;
 use crate::metering::enforcement::{Agents, ForwardAuth};
 use crate::metering::ledger::Rules;
 use crate::metering::quotas::routes::Reading;
 use crate::metering::{alerts, enforcement, grace, quotas, usage};
+use crate::payment_methods::PaymentMethods;
 use crate::server::layers::checks::Checks;
 use crate::server::openapi::routes::Documents;
+use crate::server::return_address::ReturnAddresses;
 use crate::server::routes::{Route, Unbound};
 use crate::server::{self, Shared, Site};
 use crate::state::{self, States};
+use crate::subscriptions::checkout::{self, routes::Checkouts};
 use crate::subscriptions::{self, Subscriptions};
-use crate::tenancy::auth::{self, Guard, Login};
+use crate::tenancy::auth::{self, Guard, Login, SessionCookie};
 use crate::tenancy::{audit_log, organizations};
 use crate::webhooks::endpoint::Endpoint;
 use crate::webhooks::operator::OperatorState;
 use crate::webhooks::worker::Processor;
-use crate::{invoices, payment_methods, webhooks};
+use crate::{invoices, outbox, payment_methods, webhooks};
 
 /// What the handlers need.
 pub struct Api {
     pub shared: Shared,
-    /// Serves logins and nothing else.
-    pub logins: PgPool,
+    pub logins: Login,
+    /// Of the console's sessions.
+    pub cookie: SessionCookie,
     pub catalogue: Arc<Catalogue>,
     pub endpoint: Arc<Endpoint>,
     /// For operators' replays.
     pub processor: Arc<Processor>,
     pub subscriptions: Subscriptions,
+    /// Where Stripe's pages may lead back to.
+    pub addresses: Arc<ReturnAddresses>,
     pub states: States,
     pub rules: Rules,
     pub agents: Agents,
     pub probes: Probes,
+    /// For endpoints that operators enter.
+    pub outbound: Arc<OutboundConfig>,
 }
 
 /// The routes of every feature: a new one is listed by its feature, and a new
@@ -52,7 +63,11 @@ fn features() -> Unbound<Api> {
         .of(|api: &Api| api.endpoint.clone())
         .merge(health::health().of(|api: &Api| Arc::new(api.probes.clone())))
         .merge(server::openapi::routes::routes().of(|_| Arc::new(Documents::new(&document()))))
-        .merge(auth::routes().of(|api: &Api| Login::new(api.logins.clone())))
+        .merge(auth::routes().of(|api: &Api| api.logins.clone()))
+        .merge(
+            auth::operator_routes::routes()
+                .of(|api: &Api| auth::operator_routes::Access::new(api.shared.clone())),
+        )
         .merge(audit_log::routes().of(|api: &Api| api.shared.clone()))
         .merge(webhooks::operator::routes().of(|api: &Api| OperatorState {
             shared: api.shared.clone(),
@@ -68,7 +83,13 @@ fn features() -> Unbound<Api> {
         .merge(invoices::routes::routes().of(|api: &Api| api.shared.clone()))
         .merge(grace::routes::routes().of(|api: &Api| api.shared.clone()))
         .merge(alerts::routes::routes().of(|api: &Api| api.shared.clone()))
-        .merge(payment_methods::routes::routes().of(|api: &Api| api.shared.clone()))
+        .merge(payment_methods::routes::routes().of(|api: &Api| {
+            PaymentMethods::new(
+                api.shared.clone(),
+                api.subscriptions.clone(),
+                api.addresses.clone(),
+            )
+        }))
         .merge(quotas::routes::routes().of(|api: &Api| Reading {
             shared: api.shared.clone(),
             rules: api.rules.clone(),
@@ -87,7 +108,22 @@ fn features() -> Unbound<Api> {
         .merge(enforcement::forward_auth().of(|api: &Api| ForwardAuth::of(&api.agents)))
         .merge(enforcement::agents().of(|api: &Api| api.agents.clone()))
         .merge(subscriptions::routes::routes().of(|api: &Api| api.subscriptions.clone()))
+        .merge(checkout::routes::routes().of(|api: &Api| Checkouts {
+            subscriptions: api.subscriptions.clone(),
+            addresses: api.addresses.clone(),
+        }))
         .merge(state::routes::routes().of(|api: &Api| api.states.clone()))
+        .merge(explain::routes::routes().of(|api: &Api| Explaining {
+            shared: api.shared.clone(),
+            rules: api.rules.clone(),
+        }))
+        .merge(
+            outbox::routes::routes().of(|api: &Api| outbox::routes::EventState {
+                shared: api.shared.clone(),
+                config: api.outbound.clone(),
+            }),
+        )
+        .merge(console::routes().of(|api: &Api| Arc::new(api.console())))
 }
 
 /// `GET /metrics`, which may have a listener of its own.
@@ -96,6 +132,31 @@ fn scrapes() -> Unbound<Probes> {
 }
 
 impl Api {
+    fn console(&self) -> Console {
+        let readiness = self.probes.readiness.clone();
+        Console {
+            shared: self.shared.clone(),
+            login: self.logins.clone(),
+            cookie: self.cookie,
+            webhooks: OperatorState {
+                shared: self.shared.clone(),
+                processor: self.processor.clone(),
+            },
+            explaining: Explaining {
+                shared: self.shared.clone(),
+                rules: self.rules.clone(),
+            },
+            states: self.states.clone(),
+            catalogue: self.catalogue.clone(),
+            readiness: Arc::new(move || {
+                let readiness = readiness.clone();
+                Box::pin(async move { readiness.reasons().await })
+            }),
+            verdicts: Verdicts::default(),
+            verifying: Semaphore::new(1),
+        }
+    }
+
     /// All routes, those of the product included.
     pub fn site(self, checks: Checks<Guard>, with_metrics: bool) -> Site {
         let mut routes = features()
@@ -131,5 +192,5 @@ pub fn catalogue(plans_file: Option<&Path>) -> Result<Catalogue, CatalogueError>
 pub fn document() -> Value {
     let (features, scrapes) = (features(), scrapes());
     let schemas = [features.schemas(), scrapes.schemas()].concat();
-    server::openapi::document(&table(), &schemas)
+    server::openapi::document(&table(), &schemas, outbox::webhooks())
 }

@@ -36,7 +36,7 @@ impl Pools {
     pub fn new(options: &PgConnectOptions, workers: u32) -> Self {
         Self {
             api: db::pool(options.clone(), API),
-            credentials: db::credential_pool(options.clone(), CREDENTIALS),
+            credentials: db::lookup_pool(options.clone(), CREDENTIALS),
             logins: db::pool(options.clone(), LOGINS),
             previews: db::lookup_pool(options.clone(), PREVIEWS),
             probes: db::pool(options.clone(), PROBES),

@@ -3,9 +3,12 @@
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::catalogue::Catalogue;
+use crate::console;
+use crate::explain;
 use crate::features;
 use crate::maintenance::retention;
-use crate::metering::{charges, grace, quotas, reports};
+use crate::metering::{charges, grace, ledger, quotas, reports};
+use crate::outbox;
 use crate::projection;
 use crate::server::budget::{Class, Doing, Shortage};
 use crate::subscriptions::{self, DriftKind, Findings};
@@ -23,7 +26,11 @@ pub fn of_service(catalogue: &Catalogue, missing: u32) -> PrometheusHandle {
             .chain(quotas::audit_actions())
             .chain(grace::audit_actions())
             .chain(charges::audit_actions())
-            .chain(features::audit_actions()),
+            .chain(ledger::audit_actions())
+            .chain(features::audit_actions())
+            .chain(explain::audit_actions())
+            .chain(outbox::audit_actions())
+            .chain(console::audit_actions()),
     );
     metrics::of_service(
         catalogue.metrics().keys().map(String::as_str),
@@ -41,6 +48,10 @@ pub fn install(audit_actions: impl IntoIterator<Item = &'static str>) -> Prometh
         audit_actions: audit_actions.into_iter().collect(),
         drift_kinds: DriftKind::ALL.map(DriftKind::as_str).to_vec(),
         findings: findings.map(|(kind, _)| kind).to_vec(),
+        rejection_codes: reports::REJECTION_CODES
+            .into_iter()
+            .chain([reports::OTHER_REJECTION])
+            .collect(),
         unbilled_reasons: reports::Reason::ALL.map(reports::Reason::as_str).to_vec(),
         connection_activities: Doing::ALL.map(Doing::as_str).to_vec(),
         body_classes: Class::ALL.map(Class::as_str).to_vec(),

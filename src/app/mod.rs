@@ -11,6 +11,7 @@ mod connections;
 mod database;
 pub mod health;
 pub mod metrics;
+mod outbox;
 mod parts;
 mod secrets;
 mod start;

@@ -2,26 +2,27 @@
 
 use std::convert::Infallible;
 use std::fmt::Display;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::postgres::PgPool;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
-use super::StartError;
 use super::background::{Background, Next};
+use super::outbox::{self, Publishing, Reads};
 use crate::catalogue::Catalogue;
 use crate::config::ServeConfig;
 use crate::db;
 use crate::features;
-use crate::http_client;
 use crate::maintenance::retention;
-use crate::metering::alerts::sender;
 use crate::metering::ledger::{self, Ledger};
 use crate::metering::{grace, quotas};
 use crate::migrations::Gate;
+use crate::outbox::{publisher, sender};
 use crate::subscriptions::{self, CHECK_EVERY, SETTLE_EVERY, Subscriptions, VanishedPlans};
+use crate::tenancy::auth::issued::{self, Issuer};
 
 /// Time between attempts to bring all quotas in line with the catalogue.
 const CATALOGUE: Duration = Duration::from_secs(5);
@@ -49,7 +50,11 @@ pub struct Parts {
     pub in_stripe: bool,
     pub ledger: Ledger,
     pub subscriptions: Subscriptions,
+    /// For events out.
+    pub reads: Arc<Reads>,
     pub recorder: PrometheusHandle,
+    /// Whose tokens are accepted beside our own.
+    pub issuer: Option<Issuer>,
     /// What writes waits for the migrations that this program needs.
     pub schema: Arc<Gate>,
     pub stop: CancellationToken,
@@ -58,11 +63,7 @@ pub struct Parts {
 impl Parts {
     /// Registers the upkeep of metrics and, unless other replicas process, all other
     /// parts.
-    pub fn register(
-        self,
-        serve: &ServeConfig,
-        background: &mut Background,
-    ) -> Result<(), StartError> {
+    pub fn register(self, serve: &ServeConfig, background: &mut Background) {
         let recorder = self.recorder.clone();
         background.every("metrics timer", UPKEEP, move || {
             recorder.run_upkeep();
@@ -77,6 +78,12 @@ impl Parts {
                 Ok::<_, Infallible>(Next::AfterPeriod)
             }
         });
+        if let Some(issuer) = self.issuer.clone() {
+            background.every("signing keys", issued::POLL, move || {
+                let issuer = issuer.clone();
+                async move { issuer.keep_keys().await.map(|()| Next::AfterPeriod) }
+            });
+        }
         let (pool, catalogue) = (self.pool.clone(), self.catalogue.clone());
         let in_stripe = self.in_stripe;
         self.writing(background, "plan versions", CATALOGUE, move || {
@@ -89,9 +96,10 @@ impl Parts {
             }
         });
         if serve.worker_concurrency == 0 {
-            return Ok(());
+            return;
         }
-        self.register_metering(serve, background)?;
+        self.register_metering(background);
+        self.register_outbox(serve, background);
         let (pool, stop) = (self.pool.clone(), self.stop.clone());
         let kept = serve.retention;
         self.writing(background, "retention", retention::POLL, move || {
@@ -115,7 +123,6 @@ impl Parts {
         background.looping("subscription settler", SETTLE_EVERY, |runs| {
             subscriptions.keep_settled(runs, schema, settling)
         });
-        Ok(())
     }
 
     /// A periodic part that writes: it does nothing while the schema lacks migrations.
@@ -139,11 +146,29 @@ impl Parts {
         });
     }
 
-    fn register_metering(
-        &self,
-        serve: &ServeConfig,
-        background: &mut Background,
-    ) -> Result<(), StartError> {
+    fn register_outbox(&self, serve: &ServeConfig, background: &mut Background) {
+        let config = Arc::new(serve.outbound.clone());
+        let publishing = Publishing {
+            pool: self.pool.clone(),
+            reads: self.reads.clone(),
+            config: config.clone(),
+            stop: self.stop.clone(),
+            entered: Arc::default(),
+            // Publishers side by side begin at different ones.
+            after: Arc::new(Mutex::new(Uuid::from_u128(rand::random()))),
+            clears_at: Arc::new(Mutex::new(Instant::now())),
+        };
+        self.writing(background, "event publisher", publisher::POLL, move || {
+            publishing.clone().run()
+        });
+        let (pool, schema) = (self.pool.clone(), self.schema.clone());
+        let stop = self.stop.clone();
+        background.looping("event sender", sender::POLL, |runs| {
+            outbox::keep_sending(pool, config, schema, runs, stop)
+        });
+    }
+
+    fn register_metering(&self, background: &mut Background) {
         let pool = self.pool.clone();
         self.writing(
             background,
@@ -180,23 +205,6 @@ impl Parts {
         self.writing(background, "catalogue follower", CATALOGUE, move || {
             follow_catalogue(pool.clone(), catalogue.clone(), in_stripe)
         });
-        if let Some(application) = serve.usage.application.clone() {
-            let client = http_client::direct_client().map_err(StartError::Client)?;
-            let (pool, stop) = (self.pool.clone(), self.stop.clone());
-            self.writing(background, "usage alert sender", sender::POLL, move || {
-                let (pool, client, stop) = (pool.clone(), client.clone(), stop.clone());
-                let application = application.clone();
-                async move {
-                    let more = sender::send_due(&pool, &client, &application, &stop).await?;
-                    Ok::<_, sqlx::Error>(if more {
-                        Next::AtOnce
-                    } else {
-                        Next::AfterPeriod
-                    })
-                }
-            });
-        }
-        Ok(())
     }
 }
 

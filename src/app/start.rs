@@ -15,6 +15,7 @@ use super::background::{Background, PartEnded};
 use super::connections::{self, Pools};
 use super::database::Database;
 use super::health::{Probes, Readiness};
+use super::outbox::Reads;
 use super::parts::Parts;
 use super::secrets::webhook_secrets;
 use super::threads::{Processing, wake_workers};
@@ -34,10 +35,12 @@ use crate::server::layers::checks::Checks;
 use crate::server::layers::cors;
 use crate::server::layers::idempotency::Keeper;
 use crate::server::layers::rate_limit::Limits;
+use crate::server::return_address::ReturnAddresses;
 use crate::server::{self, Shared, Site};
 use crate::state::States;
 use crate::subscriptions::{self, Subscriptions, VanishedPlans};
-use crate::tenancy::auth::Guard;
+use crate::tenancy::auth::issued::Issuer;
+use crate::tenancy::auth::{Guard, Login, SessionCookie};
 use crate::tenancy::names::Names;
 use crate::webhooks::backpressure::Backpressure;
 use crate::webhooks::endpoint::Endpoint;
@@ -80,24 +83,15 @@ pub async fn start(
         catalogue: catalogue.clone(),
         pools: Pools::new(&database.service, workers),
         stop: CancellationToken::new(),
+        issuer: issuer(serve)?,
     };
-    // Where the schema is older, this cannot be checked, and nothing is processed.
-    match subscriptions::check_vanished(&starting.pools.api, &catalogue).await {
-        Ok(()) | Err(VanishedPlans::Database(_)) => {}
-        Err(found) => return Err(StartError::VanishedPlans(found.to_string())),
-    }
-    // Where the schema is older, a part of its own goes on trying.
     let in_stripe = stripe.api.is_some();
-    if let Err(error) = catalogue
-        .record_versions(&starting.pools.api, in_stripe)
-        .await
-    {
-        tracing::warn!(%error, "The plans' versions are not recorded yet");
-    }
+    starting.check_plans(in_stripe).await?;
     let mut background = Background::new(starting.stop.clone());
     let intake = starting.intake(secrets, &mut background);
     let metering = starting.metering(lanes, &mut background)?;
     let subscriptions = starting.subscriptions()?;
+    let states = starting.states(&subscriptions);
     Parts {
         pool: starting.pools.api.clone(),
         yielding: starting.pools.yielding(),
@@ -105,18 +99,23 @@ pub async fn start(
         in_stripe,
         ledger: metering.ledger.clone(),
         subscriptions: subscriptions.clone(),
+        reads: Arc::new(Reads {
+            states: states.clone(),
+            pressure: intake.pressure.clone(),
+        }),
         recorder: starting.recorder.clone(),
+        issuer: starting.issuer.clone(),
         schema: Arc::default(),
         stop: starting.stop.clone(),
     }
-    .register(serve, &mut background)?;
+    .register(serve, &mut background);
     let (wake, pressure) = (intake.wake, intake.pressure);
     starting
         .listeners(
             listener,
             intake.endpoint,
             metering,
-            subscriptions,
+            (subscriptions, states),
             &mut background,
         )
         .await?;
@@ -161,6 +160,8 @@ struct Starting<'a> {
     pools: Pools,
     recorder: PrometheusHandle,
     stop: CancellationToken,
+    /// Of the product's own tokens.
+    issuer: Option<Issuer>,
 }
 
 /// The webhook endpoint, and what its writer tells the workers.
@@ -178,6 +179,20 @@ struct Metering {
 }
 
 impl Starting<'_> {
+    async fn check_plans(&self, in_stripe: bool) -> Result<(), StartError> {
+        let (pool, catalogue) = (&self.pools.api, &self.catalogue);
+        // Where the schema is older, this cannot be checked, and nothing is processed.
+        match subscriptions::check_vanished(pool, catalogue).await {
+            Ok(()) | Err(VanishedPlans::Database(_)) => {}
+            Err(found) => return Err(StartError::VanishedPlans(found.to_string())),
+        }
+        // Where the schema is older, a part of its own goes on trying.
+        if let Err(error) = catalogue.record_versions(pool, in_stripe).await {
+            tracing::warn!(%error, "The plans' versions are not recorded yet");
+        }
+        Ok(())
+    }
+
     fn intake(&self, secrets: Vec<SigningSecret>, background: &mut Background) -> Intake {
         let wake = Arc::new(Notify::new());
         let pressure = Arc::new(Backpressure::default());
@@ -227,6 +242,7 @@ impl Starting<'_> {
                 ledger: ledger.clone(),
                 catalogue: self.catalogue.clone(),
                 offload: usage::Offload::default(),
+                stored: usage::Stored::new(self.pools.credentials.clone()),
                 organizations: Names::new(self.pools.credentials.clone()),
             },
             features: features::Lookup::new(self.pools.credentials.clone()),
@@ -250,6 +266,16 @@ impl Starting<'_> {
         ))
     }
 
+    fn states(&self, subscriptions: &Subscriptions) -> States {
+        States::new(
+            self.pools.api.clone(),
+            self.pools.credentials.clone(),
+            self.catalogue.clone(),
+            subscriptions.clone(),
+            self.stop.clone(),
+        )
+    }
+
     fn probes(&self, budget: Arc<Budget>) -> Probes {
         let database = self.database;
         Probes {
@@ -271,7 +297,7 @@ impl Starting<'_> {
         listener: TcpListener,
         endpoint: Endpoint,
         metering: Metering,
-        subscriptions: Subscriptions,
+        subscriptions: (Subscriptions, States),
         background: &mut Background,
     ) -> Result<(), StartError> {
         let budget = Budget::of_service(self.serve.trusted_proxies);
@@ -299,14 +325,18 @@ impl Starting<'_> {
         endpoint: Endpoint,
         probes: &Probes,
         metering: Metering,
-        subscriptions: Subscriptions,
+        (subscriptions, states): (Subscriptions, States),
     ) -> Result<Site, StartError> {
         let (pools, catalogue, serve) = (&self.pools, &self.catalogue, self.serve);
+        let public = serve.surface.addresses.public.as_ref();
+        let cookie = SessionCookie::new(public.is_some_and(|url| url.scheme() == "https"));
         let checks = Checks {
             guard: Guard::new(
                 pools.credentials.clone(),
+                self.issuer.clone(),
                 serve.trusted_proxies,
                 serve.usage.trust_headers,
+                cookie,
             ),
             limits: Limits::new(serve.surface.rates),
             shares: Shares::default(),
@@ -318,24 +348,20 @@ impl Starting<'_> {
             self.stripe,
             stripe_client(self.stripe)?,
         );
-        let states = States::new(
-            pools.api.clone(),
-            pools.credentials.clone(),
-            catalogue.clone(),
-            subscriptions.clone(),
-            self.stop.clone(),
-        );
         let api = Api {
             states,
             shared: Shared::new(pools.api.clone()),
-            logins: pools.logins.clone(),
+            logins: Login::new(pools.logins.clone()),
+            cookie,
             catalogue: catalogue.clone(),
             endpoint: Arc::new(endpoint),
             processor: Arc::new(processor),
             subscriptions,
+            addresses: Arc::new(ReturnAddresses::new(&serve.surface.addresses)),
             rules: metering.rules,
             agents: metering.agents,
             probes: probes.clone(),
+            outbound: Arc::new(serve.outbound.clone()),
         };
         Ok(api.site(checks, serve.metrics_addr.is_none()))
     }
@@ -365,6 +391,12 @@ impl Starting<'_> {
         background.looping_thread("processing", POLL, move |runs| work.run(runs));
         Ok(())
     }
+}
+
+/// Whose tokens are accepted beside our own.
+fn issuer(serve: &ServeConfig) -> Result<Option<Issuer>, StartError> {
+    let issuer = serve.surface.issuer.clone().map(Issuer::new);
+    issuer.transpose().map_err(StartError::Client)
 }
 
 /// The number of lanes that count usage, by cores: each has a connection and a server

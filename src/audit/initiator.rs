@@ -18,6 +18,18 @@ pub struct Initiator {
 }
 
 static INITIATOR: OnceLock<Initiator> = OnceLock::new();
+tokio::task_local! {
+    /// Whether what is entered happened before.
+    static HISTORY: ();
+}
+/// In the metadata of what happened before it was entered.
+const IMPORTED: &str = "imported";
+
+/// Marks what `work` enters as history, which the product is not told as if it happened
+/// now: it hears of the state that follows only.
+pub async fn history<T>(work: impl Future<Output = T>) -> T {
+    HISTORY.scope((), work).await
+}
 
 /// Sets who started this process; `serve` has no initiator.
 pub fn initiated_by(initiator: Initiator) {
@@ -32,10 +44,16 @@ pub fn login_name() -> Option<String> {
 /// An entry's metadata, with the initiator if a command wrote it.
 pub(super) fn metadata(entry: &NewEntry) -> Value {
     let initiator = INITIATOR.get().filter(|_| entry.actor == Actor::System);
-    initiator.map_or_else(
+    let mut metadata = initiator.map_or_else(
         || entry.metadata.clone(),
         |initiator| with(&entry.metadata, initiator),
-    )
+    );
+    if HISTORY.try_with(|()| ()).is_ok() {
+        let mut members = metadata.as_object().cloned().unwrap_or_default();
+        members.insert(IMPORTED.to_owned(), Value::Bool(true));
+        metadata = Value::Object(members);
+    }
+    metadata
 }
 
 fn with(metadata: &Value, initiator: &Initiator) -> Value {

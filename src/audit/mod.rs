@@ -10,15 +10,15 @@ mod repair;
 mod store;
 mod verify;
 
-pub use initiator::{Initiator, initiated_by, login_name};
+pub use initiator::{Initiator, history, initiated_by, login_name};
 pub use recorder::{Appended, record, record_one};
 pub use repair::{Repaired, repair};
 pub use store::repair::stray_heads;
 pub use store::{
-    ActorFilter, Entry, Filter, LockedChains, append, bytes, count_unentered, erase_personal_data,
-    is_erased, list, lock_chains, lock_free_chains,
+    ActorFilter, Entry, Filter, LockedChains, Position, append, bytes, count_unentered,
+    erase_personal_data, erased, has_log, is_erased, list, lock_chains, lock_free_chains, snapshot,
 };
-pub use verify::{Break, ERASED, Report, entry_hash, verify};
+pub use verify::{Break, ERASED, Report, entry_hash, verify, verify_now};
 
 use std::net::IpAddr;
 

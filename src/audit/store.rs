@@ -3,7 +3,9 @@
 mod chains;
 pub mod repair;
 
-pub use chains::{Head, Link, erased_through, heads, links, stray_personal_data, without_entries};
+pub use chains::{
+    Head, Link, erased_through, has_log, heads, links, stray_personal_data, without_entries,
+};
 
 use std::collections::HashSet;
 
@@ -17,6 +19,15 @@ use super::recorder::Appended;
 use super::{NewEntry, initiator};
 use crate::db::TenantTx;
 use crate::telemetry::metrics;
+
+/// Makes the transaction one of a single snapshot, which changes nothing: the first
+/// statement of it.
+pub async fn snapshot(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        .execute(conn)
+        .await?;
+    Ok(())
+}
 
 /// Proof that this transaction has locked the chains it appends to.
 pub struct LockedChains(());
@@ -43,18 +54,26 @@ pub async fn lock_chains(
     Ok(LockedChains(()))
 }
 
-/// Whether the organization was erased. With its chain locked, it stays as it is.
+/// Those of `organizations` that were erased. With their chains locked, it stays as it is.
+pub async fn erased(
+    conn: &mut PgConnection,
+    organizations: &[Uuid],
+) -> Result<HashSet<Uuid>, sqlx::Error> {
+    let erased = sqlx::query_scalar!(
+        "SELECT id FROM organizations WHERE id = ANY($1) AND erased_at IS NOT NULL",
+        organizations
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(erased.into_iter().collect())
+}
+
+/// Whether this one was.
 pub async fn is_erased(
     conn: &mut PgConnection,
     organization_id: Uuid,
 ) -> Result<bool, sqlx::Error> {
-    let erased = sqlx::query_scalar!(
-        r#"SELECT erased_at IS NOT NULL AS "erased!" FROM organizations WHERE id = $1"#,
-        organization_id
-    )
-    .fetch_optional(conn)
-    .await?;
-    Ok(erased.unwrap_or(false))
+    Ok(!erased(conn, &[organization_id]).await?.is_empty())
 }
 
 /// Locks the chains of those of `organizations` that are not locked at the
@@ -217,7 +236,16 @@ pub async fn append(
              before_state, after_state, metadata, created_at, hash)
            SELECT organization_id, id, sequence, action, actor_type, actor_id, resource_type, resource_id,
                   before_state, after_state, metadata, created_at, hash
-             FROM chain)
+             FROM chain),
+         -- What events out are made of. A transaction of one organization does not see the
+         -- endpoints, which are the operator's.
+         told AS (
+           INSERT INTO outbound_changes (organization_id, first_entry, last_entry)
+           SELECT organization_id, min(sequence), max(sequence) FROM chain
+            WHERE organization_id <> '00000000-0000-0000-0000-000000000000'
+              AND ((SELECT auth.get_current_org_id()) IS NOT NULL
+                   OR EXISTS (SELECT FROM outbound_endpoints))
+            GROUP BY organization_id)
          UPDATE billing_audit_chain_heads h
             SET last_sequence = last.sequence, last_hash = last.hash
            FROM (SELECT DISTINCT ON (organization_id) organization_id, sequence, hash
@@ -448,7 +476,13 @@ pub async fn count_unentered(
     organizations: &[Uuid],
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "UPDATE organizations SET unentered_changes = unentered_changes + 1 WHERE id = ANY($1)",
+        "WITH counted AS (
+           UPDATE organizations SET unentered_changes = unentered_changes + 1 WHERE id = ANY($1)
+           RETURNING id)
+         INSERT INTO outbound_changes (organization_id)
+         SELECT id FROM counted
+          WHERE (SELECT auth.get_current_org_id()) IS NOT NULL
+             OR EXISTS (SELECT FROM outbound_endpoints)",
         organizations
     )
     .execute(conn)

@@ -2,12 +2,13 @@
 //! someone with direct access to the database.
 
 use sha2::{Digest, Sha256};
-use sqlx::PgConnection;
+use sqlx::postgres::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::personal;
 use super::repair::{self, AcceptedFlaw};
 use super::store::{self, Head, Link};
+use crate::db::WorkerTx;
 
 pub(super) const LINKS_AT_ONCE: i64 = 1_000;
 
@@ -72,6 +73,23 @@ impl Report {
     pub fn holds(&self) -> bool {
         self.breaks.is_empty() && !(self.entries == 0 && self.organizations_without_entries > 0)
     }
+}
+
+/// Verifies one organization's chain at once; none: it has more than `most` entries.
+pub async fn verify_now(
+    pool: &PgPool,
+    organization_id: Uuid,
+    most: i64,
+) -> Result<Option<Report>, sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    store::snapshot(tx.conn()).await?;
+    let heads = store::heads(tx.conn(), Some(organization_id)).await?;
+    if heads.iter().any(|head| head.last_sequence > most) {
+        return Ok(None);
+    }
+    let report = verify(tx.conn(), Some(organization_id)).await?;
+    tx.rollback().await?;
+    Ok(Some(report))
 }
 
 /// Verifies every chain, or that of one organization. The transaction must see a

@@ -78,6 +78,7 @@ pub async fn restore(owner: &PgConnectOptions, file: &Path) -> Result<Restored, 
             broken.organization_id, broken.sequence, broken.problem
         )));
     }
+    store::skip_sequences(&mut conn).await?;
     Ok(Restored {
         tables: rows.len(),
         rows: rows.values().sum(),

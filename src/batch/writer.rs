@@ -38,6 +38,9 @@ pub trait Batch {
         &mut self,
         conn: &mut PgConnection,
     ) -> impl Future<Output = Result<Self::Reply, sqlx::Error>> + Send;
+
+    /// It is written again after a connection broke: it may have been committed.
+    fn may_be_committed(&mut self);
 }
 
 /// Why a batch was not committed. It may have been, where the connection broke
@@ -104,6 +107,7 @@ impl Session {
                 return Err(Failure::Unavailable(error));
             }
             reused = false;
+            batch.may_be_committed();
         }
     }
 

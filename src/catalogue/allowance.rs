@@ -7,6 +7,7 @@
 
 use billing_domain::allowance::month_of;
 use billing_domain::period::{Cadence, Period};
+use billing_domain::status::SubscriptionStatus;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -141,7 +142,7 @@ impl Catalogue {
             return BILLING;
         }
         let paid = self.period_of(subscription);
-        if subscription.status == "trialing" {
+        if subscription.status == SubscriptionStatus::Trialing {
             return paid;
         }
         first_month(subscription, paid).unwrap_or(BILLING)

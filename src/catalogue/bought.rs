@@ -1,6 +1,6 @@
 //! What a subscription has bought of its plan, besides the version.
 
-use super::{Catalogue, Interval, Plan, Seats};
+use super::{Addons, Catalogue, Interval, Plan, Seats};
 use crate::stripe::objects::Subscription;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -11,12 +11,14 @@ pub struct Bought {
     pub interval: Option<Interval>,
     /// Its seats, where they are licensed.
     pub seats: Option<u32>,
+    /// What is bought beside the plan.
+    pub addons: Addons,
 }
 
 impl Catalogue {
     /// What a subscription has bought of a version of its plan. Positions of items mean
-    /// nothing, and those that are left out of an object that was `cut` say nothing: the
-    /// seats stay as they were, until Stripe was asked for them.
+    /// nothing, and those that are left out of an object that was `cut` say nothing: seats
+    /// and add-ons stay as they were, until Stripe was asked for them.
     pub fn bought_of(
         &self,
         subscription: &Subscription,
@@ -40,6 +42,10 @@ impl Catalogue {
             interval: fee
                 .and_then(|item| Interval::of(item.interval.as_deref(), item.interval_count)),
             seats: cut.and_then(|cut| cut.seats).or(seats),
+            addons: match cut {
+                Some(cut) => cut.addons.clone(),
+                None => self.addons_of(subscription),
+            },
         }
     }
 

@@ -45,13 +45,12 @@ impl Catalogue {
         }
     }
 
-    /// When other seats of the same plan take effect by default: more of them as a
-    /// higher plan, fewer as a lower one.
-    pub fn when_seats(&self, before: Option<u32>, after: Option<u32>) -> When {
-        if after >= before {
-            self.changes.upgrade
-        } else {
-            self.changes.downgrade
+    /// When other seats of the same plan, or other add-ons beside it, take effect by
+    /// default: more of them as a higher plan, fewer as a lower one.
+    pub fn when_more(&self, more: bool) -> When {
+        match more {
+            true => self.changes.upgrade,
+            false => self.changes.downgrade,
         }
     }
 }

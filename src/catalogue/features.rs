@@ -292,6 +292,14 @@ pub fn unknown(id: &str, features: &BTreeMap<String, Feature>) -> String {
     format!("{id:?} is not among the catalogue's [features], {known}")
 }
 
+/// Reads a value as the file has it.
+pub(super) fn check_value(
+    written: Written,
+    kind: FeatureKind,
+) -> Result<Option<FeatureValue>, String> {
+    written.read(kind)
+}
+
 impl Written {
     fn read(self, kind: FeatureKind) -> Result<Option<FeatureValue>, String> {
         let value = match self {

@@ -10,6 +10,7 @@ use toml::Spanned;
 use billing_domain::preview::ProrationBehavior;
 use billing_domain::quantity;
 
+use super::addons::file::{self as addons, AddonEntry};
 use super::changes::Changes;
 use super::features::{self, check_features};
 use super::names;
@@ -34,6 +35,8 @@ pub(super) struct File {
     #[serde(default)]
     tax: TaxEntry,
     plans: Vec<PlanEntry>,
+    #[serde(default)]
+    addons: Vec<AddonEntry>,
     #[serde(default)]
     enforcement: EnforcementEntry,
 }
@@ -197,6 +200,7 @@ impl File {
             names,
             features: check_features(self.features)?,
             plans: Vec::new(),
+            addons: Vec::new(),
             by_lookup_key: HashMap::new(),
             by_price_id: HashMap::new(),
             metered_by_key: HashMap::new(),
@@ -224,6 +228,9 @@ impl File {
         if catalogue.plan(FREE_TIER).is_none() {
             return Err((0, format!("there is no plan with tier {FREE_TIER:?}")));
         }
+        for entry in self.addons {
+            addons::add(&mut catalogue, &home, entry)?;
+        }
         for (at, plan) in places.into_iter().zip(catalogue.plans.clone()) {
             prices::claim_metered(&mut catalogue, at, &plan)?;
         }
@@ -236,6 +243,7 @@ impl PlanEntry {
         let prices = PlanPrices {
             one: self.price.take(),
             several: self.prices.take(),
+            list: "plans.prices",
         };
         (self, prices)
     }

@@ -359,7 +359,7 @@ fn rates(
     }
 }
 
-fn quantity(quota: Option<Decimal>) -> String {
+pub(super) fn quantity(quota: Option<Decimal>) -> String {
     quota.map_or_else(
         || "unlimited".to_owned(),
         |quota| quota.normalize().to_string(),

@@ -14,14 +14,17 @@ use super::{Catalogue, Interval, Plan, Price, store};
 use crate::db::WorkerTx;
 use crate::stripe::objects::{Subscription, SubscriptionItem};
 
-/// What a price of a plan is for.
+/// What a price of the catalogue is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PriceUse {
+    /// The plan's; empty for an add-on's price, which is of no plan.
     pub tier: String,
     /// The metric whose usage it charges; `None` for what is licensed.
     pub metric: Option<String>,
     /// Whether it is the price of a licensed seat beside the fee.
     pub seats: bool,
+    /// The add-on that it is the price of.
+    pub addon: Option<String>,
 }
 
 impl PriceUse {
@@ -30,6 +33,7 @@ impl PriceUse {
             tier: tier.to_owned(),
             metric: None,
             seats: false,
+            addon: None,
         }
     }
 
@@ -48,7 +52,22 @@ impl PriceUse {
     }
 
     pub fn is_fee(&self) -> bool {
-        self.metric.is_none() && !self.seats
+        self.metric.is_none() && !self.seats && self.addon.is_none()
+    }
+
+    /// The plan that it is of.
+    pub fn plan_tier(&self) -> Option<&str> {
+        Some(self.tier.as_str()).filter(|_| self.addon.is_none())
+    }
+
+    /// For people.
+    pub fn describe(&self) -> String {
+        match (&self.addon, &self.metric) {
+            (Some(id), _) => format!("the add-on {id:?}"),
+            (None, Some(metric)) => format!("the usage of {metric:?} in {:?}", self.tier),
+            (None, None) if self.seats => format!("the seats of {:?}", self.tier),
+            (None, None) => format!("the plan {:?}", self.tier),
+        }
     }
 }
 
@@ -185,7 +204,8 @@ impl Catalogue {
     ) -> Option<Interval> {
         let of_file = |is_meant: &dyn Fn(&Price) -> bool| {
             let mut prices = self.plans.iter().flat_map(Plan::licensed_prices);
-            prices.find(|price| is_meant(price)).map(|one| one.interval)
+            let found = prices.find(|price| is_meant(price)).map(|one| one.interval);
+            found.or_else(|| self.addon_interval(is_meant))
         };
         let by_id = |id: &str| {
             let named = |price: &Price| price.stripe_price_ids.iter().any(|one| one == id);
@@ -330,7 +350,7 @@ impl Catalogue {
                 && item.currency.as_deref() == Some(&price.currency)
                 && item.interval.as_deref() == Some(price.interval.as_str())
         };
-        let plan = self.plan(&used.tier);
+        let plan = used.plan_tier().and_then(|tier| self.plan(tier));
         let sold = plan.filter(|plan| match (&used.metric, &plan.seats) {
             (Some(_), _) => false,
             (None, seats) if used.seats => {
@@ -357,6 +377,7 @@ impl Catalogue {
             included: quota.as_ref().and_then(|quota| quota.quota),
             overage_rate: quota.and_then(|quota| quota.overage_rate),
             seats: used.seats,
+            addon: used.addon,
             lookup_key: item.lookup_key.clone(),
             // Only a sync knows whose a product is. Learned from events, the plan of a
             // price would depend on their order.

@@ -1,6 +1,7 @@
 //! The plan catalogue (`PLANS_FILE`): tiers, prices, quotas and rates. It says
 //! what is sold; which organization has which plan is decided elsewhere.
 
+pub mod addons;
 pub mod allowance;
 mod bought;
 pub mod changes;
@@ -33,6 +34,10 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use crate::stripe::objects::{ShapeError, Subscription, SubscriptionItem};
+pub use addons::{
+    Added, Addon, Addons, BoughtAddon, MAX_ADDONS, OnPlanChange, count as count_addons,
+    stored as stored_addons,
+};
 pub use allowance::AllowancePeriod;
 pub use bought::Bought;
 use changes::Changes;
@@ -43,9 +48,9 @@ pub use memory::PriceUse;
 pub use plan::{EnforcedRoute, Existing, Interval, Metric, Plan, Price, Quota, UsageAtChanges};
 pub use quotas::{ceiling_text, stored_ceiling};
 pub use seats::{MAX_SEATS, SeatItems, SeatMode, Seats};
-pub use store::{RecordedPrice, prices_of_version as recorded_prices};
+pub use store::{RecordedPrice, addon_price, prices_of_version as recorded_prices};
 pub use sync::{Action, Step, SyncError, Synced, meter_event_name, metered_lookup_key, sync};
-pub use synced::{is_fee_of, is_seat_of, is_usage_of, record};
+pub use synced::{is_addon_price, is_fee_of, is_seat_of, is_usage_of, record};
 
 /// The catalogue that ships with the program.
 const BUILT_IN: &str = include_str!("../../config/plans.toml");
@@ -83,6 +88,7 @@ pub struct Catalogue {
     names: BTreeMap<String, names::MetricName>,
     features: BTreeMap<String, features::Feature>,
     plans: Vec<Plan>,
+    addons: Vec<Addon>,
     by_lookup_key: HashMap<String, PriceUse>,
     by_price_id: HashMap<String, PriceUse>,
     metered_by_key: HashMap<String, PriceUse>,
@@ -237,7 +243,7 @@ impl Catalogue {
         self.plan(&used.tier).filter(|_| used.is_fee())
     }
 
-    /// Whether this price is a plan's fee or charges its usage.
+    /// Whether this price is a plan's fee, charges its usage, or is an add-on's.
     pub fn knows_price(&self, lookup_key: Option<&str>, price_id: Option<&str>) -> bool {
         self.price_use(lookup_key, price_id).is_some()
     }

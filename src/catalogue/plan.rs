@@ -9,6 +9,7 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::addons::Added;
 use super::allowance::AllowancePeriod;
 use super::features::FeatureValue;
 use super::seats::Seats;
@@ -147,6 +148,9 @@ pub struct Quota {
     /// The most usage that grace allows; `None` for the metric's default.
     #[serde(default, with = "super::quotas::ceiling_text")]
     pub grace_max: Option<GraceCeiling>,
+    /// What add-ons have added to it, which is no term of the plan.
+    #[serde(skip)]
+    pub added: Added,
 }
 
 impl Quota {

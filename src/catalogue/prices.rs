@@ -6,6 +6,7 @@ use billing_domain::money;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::addons::Addon;
 use super::file::Problem;
 use super::memory::PriceUse;
 use super::{Catalogue, FREE_TIER, Interval, Plan, Price};
@@ -42,10 +43,13 @@ pub(super) struct SeatPriceEntry {
 /// Where the file says a lookup key or a price's id.
 pub(super) type Places = HashMap<String, usize>;
 
-/// What the file says of a plan's prices: one (`price`), or several (`[[plans.prices]]`).
+/// What the file says of the prices of a plan or an add-on: one (`price`), or several
+/// (`[[plans.prices]]`).
 pub(super) struct PlanPrices {
     pub one: Option<Spanned<PriceEntry>>,
     pub several: Option<Spanned<Vec<Spanned<PriceEntry>>>>,
+    /// The list's name in the file.
+    pub list: &'static str,
 }
 
 impl PlanPrices {
@@ -81,13 +85,14 @@ pub(super) fn check_prices(
     home: &str,
     entries: PlanPrices,
 ) -> Result<Vec<Price>, Problem> {
+    let list = entries.list;
     let entries = match (entries.one, entries.several) {
         (Some(one), None) => vec![one],
         (None, Some(several)) => several.into_inner(),
         (Some(_), Some(several)) => {
             return Err((
                 several.span().start,
-                format!("{tier:?} has both price and [[plans.prices]]: leave one of them out"),
+                format!("{tier:?} has both price and [[{list}]]: leave one of them out"),
             ));
         }
         (None, None) => Vec::new(),
@@ -95,7 +100,7 @@ pub(super) fn check_prices(
     if entries.is_empty() {
         let problem = format!(
             "{tier:?} has no price: write price = {{ amount = 9_900, currency = \"usd\", interval = \
-             \"month\", … }}, or [[plans.prices]] for each"
+             \"month\", … }}, or [[{list}]] for each"
         );
         return Err((tier_at, problem));
     }
@@ -269,21 +274,45 @@ pub(super) fn claim(
     let fees = fees.map(|price| (price, PriceUse::fee(&plan.tier)));
     let seats = plan.seats.iter().flat_map(|seats| &seats.prices);
     let seats = seats.map(|price| (price, PriceUse::seats(&plan.tier)));
-    let taken = |name: &str, what: &str| {
+    claim_all(catalogue, at, places, fees.chain(seats))
+}
+
+/// The same of an add-on.
+pub(super) fn claim_addon(
+    catalogue: &mut Catalogue,
+    at: usize,
+    places: &Places,
+    addon: &Addon,
+) -> Result<(), Problem> {
+    let prices = addon.prices.iter();
+    let prices = prices.map(|price| (price, PriceUse::addon(&addon.id)));
+    claim_all(catalogue, at, places, prices)
+}
+
+fn claim_all<'a>(
+    catalogue: &mut Catalogue,
+    at: usize,
+    places: &Places,
+    prices: impl Iterator<Item = (&'a Price, PriceUse)>,
+) -> Result<(), Problem> {
+    let taken = |name: &str, what: &str, (other, used): (PriceUse, &PriceUse)| {
         let at = places.get(name).copied().unwrap_or(at);
-        (at, format!("the {what} {name:?} is used twice"))
+        let (other, used) = (other.describe(), used.describe());
+        let problem = format!(
+            "the {what} {name:?} is used twice, by {other} and by {used}: give each price one of \
+             its own"
+        );
+        (at, problem)
     };
-    for (price, used) in fees.chain(seats) {
-        if let Some(key) = &price.lookup_key {
-            let other = catalogue.by_lookup_key.insert(key.clone(), used.clone());
-            if other.is_some() {
-                return Err(taken(key, "lookup_key"));
-            }
+    for (price, used) in prices {
+        if let Some(key) = &price.lookup_key
+            && let Some(other) = catalogue.by_lookup_key.insert(key.clone(), used.clone())
+        {
+            return Err(taken(key, "lookup_key", (other, &used)));
         }
         for id in &price.stripe_price_ids {
-            let other = catalogue.by_price_id.insert(id.clone(), used.clone());
-            if other.is_some() {
-                return Err(taken(id, "price id"));
+            if let Some(other) = catalogue.by_price_id.insert(id.clone(), used.clone()) {
+                return Err(taken(id, "price id", (other, &used)));
             }
         }
     }

@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use billing_domain::money;
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::addons::Added;
 use super::file::Problem;
 use super::prices::check_currency;
 use super::{GraceCeiling, Metric, OverLimit, Price, Quota};
@@ -34,8 +36,11 @@ pub(super) enum RateEntry {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum QuotaValue {
+#[serde(
+    untagged,
+    expecting = "a quota must be a number, a text such as \"0.5\", or \"unlimited\""
+)]
+pub(super) enum QuotaValue {
     Number(i64),
     Text(String),
 }
@@ -95,17 +100,22 @@ pub(super) fn check_quotas(
     }
 }
 
+/// A quantity as the file has it; `None` for no limit.
+pub(super) fn check_units(value: &QuotaValue) -> Result<Option<Decimal>, String> {
+    match value {
+        QuotaValue::Text(word) if word == "unlimited" => Ok(None),
+        QuotaValue::Text(text) => decimal(text, "quota", &OF_QUOTAS).map(Some),
+        QuotaValue::Number(number) => Ok(Some(Decimal::from(*number))),
+    }
+}
+
 fn check_quota(
     tier: &str,
     sold: &[Price],
     entry: QuotaEntry,
     grace_max: Option<GraceCeiling>,
 ) -> Result<Quota, String> {
-    let quota = match entry.quota {
-        QuotaValue::Text(word) if word == "unlimited" => None,
-        QuotaValue::Text(text) => Some(decimal(&text, "quota", &OF_QUOTAS)?),
-        QuotaValue::Number(number) => Some(Decimal::from(number)),
-    };
+    let quota = check_units(&entry.quota)?;
     if quota.is_some_and(|quota| quota.is_sign_negative()) {
         return Err("a quota cannot be negative; write \"unlimited\" for no limit".to_owned());
     }
@@ -137,6 +147,7 @@ fn check_quota(
             overage_rate: rate,
             other_rates,
             grace_max,
+            added: Added::default(),
         }),
     }
 }
@@ -172,6 +183,7 @@ pub(super) fn check_rates(
         if rate.is_sign_negative() {
             return Err("an overage_rate cannot be negative".to_owned());
         }
+        check_step(rate, &code)?;
         rates.insert(code, rate);
     }
     match currencies
@@ -186,6 +198,23 @@ pub(super) fn check_rates(
             Ok((rate, rates))
         }
     }
+}
+
+/// Where Stripe charges in steps of several minor units, a rate is a whole number of steps:
+/// so is every amount of usage then, whatever Stripe makes of one that is not.
+fn check_step(rate: Decimal, currency: &str) -> Result<(), String> {
+    let step = money::step(currency);
+    let minor = rate * Decimal::from(10_u32.pow(money::decimals(currency)));
+    if step == 1 || (minor % Decimal::from(step)).is_zero() {
+        return Ok(());
+    }
+    Err(format!(
+        "an overage_rate is {}, but Stripe charges {} in steps of {}: write a multiple of that, and \
+         count in larger units if need be",
+        rate.normalize(),
+        currency.to_ascii_uppercase(),
+        money::major(step, currency)
+    ))
 }
 
 pub(super) fn check_ceiling(value: Spanned<CeilingValue>) -> Result<GraceCeiling, Problem> {

@@ -5,16 +5,19 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde::Serialize;
+use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use super::features::FeatureValue;
-use super::{AllowancePeriod, Catalogue, Interval, OverLimit, Plan, Quota, SeatMode};
+use super::{
+    Addon, AllowancePeriod, Catalogue, Interval, OnPlanChange, OverLimit, Plan, Price, Quota,
+    SeatMode,
+};
 use crate::server::Shared;
 use crate::server::extract::Query;
 use crate::server::number::Number;
-use crate::server::pagination::page::{Limit, Page};
+use crate::server::pagination::page::{Listed, Page, PageRequest, Paging};
 use crate::server::problem::Problem;
 use crate::server::routes::{Permission, Routes, tenant};
 use crate::tenancy::auth::Principal;
@@ -58,6 +61,54 @@ struct PlanView {
     quotas: Vec<QuotaView>,
     /// By name; a text that is off is left out.
     features: BTreeMap<String, FeatureValue>,
+    /// What may be bought beside it.
+    addons: Vec<AddonView>,
+}
+
+/// What may be bought beside a plan.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Addon)]
+struct AddonView {
+    #[schema(example = "extra_tokens")]
+    id: String,
+    #[schema(example = "Extra tokens")]
+    name: String,
+    /// By currency and interval: it is paid as the plan is.
+    prices: Vec<AddonPriceView>,
+    /// What one adds to the plan's quotas.
+    quotas: Vec<AddedQuotaView>,
+    /// What it gives: a flag is on, a number is added for each one, a text takes the place
+    /// of the plan's.
+    features: BTreeMap<String, FeatureValue>,
+    /// What becomes of it when the plan changes, unless who changes it says so.
+    on_plan_change: OnPlanChange,
+    /// The most that one subscription has.
+    max_quantity: u32,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = AddonPrice)]
+struct AddonPriceView {
+    /// Of one, per interval, in the currency's minor unit.
+    #[schema(example = 1500)]
+    price_amount: i64,
+    /// ISO 4217, in lower case.
+    #[schema(example = "usd")]
+    currency: String,
+    interval: Interval,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = AddedQuota)]
+struct AddedQuotaView {
+    #[schema(example = "llm_tokens")]
+    metric: String,
+    /// Null: it makes the metric unlimited.
+    #[schema(required)]
+    quota: Option<Number>,
 }
 
 /// What a plan costs in a currency and an interval.
@@ -142,6 +193,33 @@ impl PlanView {
             }),
             quotas: quotas.collect(),
             features: catalogue.features_of(plan),
+            addons: catalogue.addons_for(plan).map(AddonView::of).collect(),
+        }
+    }
+}
+
+impl AddonView {
+    fn of(addon: &Addon) -> Self {
+        let mut prices: Vec<&Price> = addon.prices.iter().collect();
+        prices.sort_by_key(|price| price.point());
+        let prices = prices.into_iter().map(|price| AddonPriceView {
+            price_amount: price.amount,
+            currency: price.currency.clone(),
+            interval: price.interval,
+        });
+        let quotas = addon.quotas.iter();
+        let quotas = quotas.map(|(metric, units)| AddedQuotaView {
+            metric: metric.clone(),
+            quota: units.map(Number),
+        });
+        Self {
+            id: addon.id.clone(),
+            name: addon.name.clone(),
+            prices: prices.collect(),
+            quotas: quotas.collect(),
+            features: addon.features.clone(),
+            on_plan_change: addon.on_plan_change,
+            max_quantity: addon.max_quantity,
         }
     }
 }
@@ -165,15 +243,12 @@ fn rates_of(plan: &Plan, quota: &Quota) -> BTreeMap<String, String> {
         .collect()
 }
 
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct ListQuery {
-    #[serde(default)]
-    #[param(inline)]
-    limit: Limit,
-    /// `nextCursor` of the previous page.
-    cursor: Option<String>,
+impl Listed for &Plan {
+    type Position = String;
+
+    fn position(&self) -> String {
+        self.tier.clone()
+    }
 }
 
 /// List the plans, from the lowest tier to the highest
@@ -182,25 +257,22 @@ struct ListQuery {
     path = "/api/billing/plans",
     operation_id = "listPlans",
     tag = "Plans",
-    params(ListQuery),
+    params(Paging),
     responses((status = 200, description = "A page of the catalogue.", body = Page<PlanView>)),
 )]
 async fn list(
     State(plans): State<Plans>,
     caller: Principal,
-    Query(query): Query<ListQuery>,
+    Query(paging): Query<Paging>,
 ) -> Result<Json<Page<PlanView>>, Problem> {
     let organization = caller.organization_id;
-    let cursors = plans.shared.cursors.of(organization, "plans", &()).await?;
-    let last: Option<String> = cursors.place(query.cursor.as_deref())?;
-    let shown = last.and_then(|tier| plans.catalogue.rank(&tier));
+    let page: PageRequest<&Plan> = plans.shared.page(organization, "plans", &paging).await?;
+    let shown = page.after.as_ref();
+    let shown = shown.and_then(|tier| plans.catalogue.rank(tier));
     let after = shown.map_or(0, |rank| rank + 1);
     let rest = plans.catalogue.plans().iter().skip(after);
     let rest = rest.filter(|plan| !plan.retired);
-    let rows = rest.take(query.limit.rows() as usize).collect();
-    let page = Page::of(rows, query.limit, &cursors, |plan: &&Plan| {
-        plan.tier.clone()
-    });
+    let rows = rest.take(page.rows() as usize).collect();
     let show = |plan: &Plan| PlanView::of(plan, &plans.catalogue);
-    Ok(Json(page.map(show)))
+    Ok(Json(page.of(rows).map(show)))
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use utoipa::ToSchema;
 
+use super::addons::Added;
 use super::file::Problem;
 use super::prices::{self, SeatPriceEntry};
 use super::quotas::{RateEntry, check_rates};
@@ -187,6 +188,7 @@ pub(super) fn check_seats(
                 overage_rate: None,
                 other_rates: BTreeMap::new(),
                 grace_max: None,
+                added: Added::default(),
             };
             (prices, quota)
         }
@@ -287,5 +289,6 @@ fn metered_quota(
         overage_rate: Some(overage_rate),
         other_rates,
         grace_max: None,
+        added: Added::default(),
     })
 }

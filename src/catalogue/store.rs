@@ -1,6 +1,8 @@
 //! SQL for what was ever sold: prices and versions of plans.
 
+mod addons;
 mod held;
+mod told;
 
 use std::collections::HashMap;
 
@@ -8,11 +10,14 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::PgConnection;
-use uuid::Uuid;
 
 use super::memory::PriceUse;
 use super::{Interval, Plan};
+pub use addons::{
+    addon_price, addons_held, correct, has_addon_price, record_addons, stored_addons,
+};
 pub use held::{Holders, held_tiers, holders};
+pub use told::{mark_untold, tell_items, untold};
 
 /// What the database knows of prices and products.
 #[derive(Debug, Default)]
@@ -28,9 +33,11 @@ pub struct KnownPrices {
 #[derive(Debug, Clone, Serialize)]
 pub struct NewPrice {
     pub stripe_price_id: String,
+    /// Empty for an add-on's.
     pub plan_tier: String,
     pub metric: Option<String>,
     pub seats: bool,
+    pub addon: Option<String>,
     pub version: Option<i32>,
     pub currency: Option<String>,
     pub recurring_interval: Option<String>,
@@ -67,7 +74,7 @@ pub async fn known_prices(
 ) -> Result<KnownPrices, sqlx::Error> {
     let mut known = KnownPrices::default();
     let rows = sqlx::query!(
-        "SELECT stripe_price_id, plan_tier, metric, seats, recurring_interval,
+        "SELECT stripe_price_id, plan_tier, metric, seats, addon, recurring_interval,
                 recurring_interval_count
            FROM billing_prices
           WHERE stripe_price_id = ANY($1)",
@@ -86,6 +93,7 @@ pub async fn known_prices(
             tier: row.plan_tier,
             metric: row.metric,
             seats: row.seats,
+            addon: row.addon,
         };
         known.uses.insert(row.stripe_price_id, used);
     }
@@ -93,7 +101,7 @@ pub async fn known_prices(
     if known.uses.len() < prices.len() && !products.is_empty() {
         let rows = sqlx::query!(
             r#"SELECT stripe_product_id AS "product!", min(plan_tier) AS "plan_tier!"
-                 FROM billing_prices WHERE stripe_product_id = ANY($1)
+                 FROM billing_prices WHERE stripe_product_id = ANY($1) AND addon IS NULL
                 GROUP BY stripe_product_id HAVING count(DISTINCT plan_tier) = 1"#,
             products as &[&str]
         )
@@ -115,12 +123,12 @@ pub async fn remember(conn: &mut PgConnection, prices: &[NewPrice]) -> Result<()
         serde_json::to_string(prices).map_err(|error| sqlx::Error::Encode(error.into()))?;
     sqlx::query!(
         "INSERT INTO billing_prices AS known (
-           stripe_price_id, plan_tier, metric, seats, version, currency, recurring_interval,
-           recurring_interval_count, unit_amount, included, overage_rate, lookup_key,
-           stripe_product_id)
-         SELECT stripe_price_id, plan_tier, metric, seats, version, currency, recurring_interval,
-                recurring_interval_count, unit_amount, included, overage_rate, lookup_key,
-                stripe_product_id
+           stripe_price_id, plan_tier, metric, seats, addon, version, currency,
+           recurring_interval, recurring_interval_count, unit_amount, included, overage_rate,
+           lookup_key, stripe_product_id)
+         SELECT stripe_price_id, plan_tier, metric, seats, addon, version, currency,
+                recurring_interval, recurring_interval_count, unit_amount, included,
+                overage_rate, lookup_key, stripe_product_id
            FROM json_populate_recordset(NULL::billing_prices, $1::text::json)
           -- One order, so that two transactions never wait for each other.
           ORDER BY stripe_price_id
@@ -155,43 +163,6 @@ pub async fn remember(conn: &mut PgConnection, prices: &[NewPrice]) -> Result<()
     Ok(())
 }
 
-/// Some organizations that have subscriptions whose prices became known later and
-/// that are not to be fetched from Stripe yet.
-pub async fn untold(conn: &mut PgConnection) -> Result<Vec<Uuid>, sqlx::Error> {
-    sqlx::query_scalar!(
-        r#"SELECT DISTINCT s.organization_id AS "organization_id!"
-             FROM billing_subscription_items i
-             JOIN billing_prices p USING (stripe_price_id)
-             JOIN billing_subscriptions s USING (organization_id, stripe_subscription_id)
-            WHERE i.plan_tier IS NULL AND s.ask_again_since IS NULL
-              AND s.status NOT IN ('canceled', 'incomplete_expired') ORDER BY 1 LIMIT 500"#
-    )
-    .fetch_all(conn)
-    .await
-}
-
-/// Marks the subscriptions of `organizations` whose prices became known later as
-/// stale: mirrored anew, they get their plan, quotas and version as any other.
-pub async fn mark_untold(
-    conn: &mut PgConnection,
-    organizations: &[Uuid],
-) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "UPDATE billing_subscriptions s SET ask_again_since = now()
-          WHERE s.organization_id = ANY($1) AND s.ask_again_since IS NULL
-            AND s.status NOT IN ('canceled', 'incomplete_expired')
-            AND EXISTS (SELECT FROM billing_subscription_items i
-                          JOIN billing_prices p USING (stripe_price_id)
-                         WHERE i.organization_id = s.organization_id
-                           AND i.stripe_subscription_id = s.stripe_subscription_id
-                           AND i.plan_tier IS NULL)",
-        organizations
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
 /// Links prices, by their ids, with versions of their plans.
 pub async fn link(
     conn: &mut PgConnection,
@@ -208,71 +179,6 @@ pub async fn link(
         &tiers as &[&str],
         &versions,
         &prices as &[&str]
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-/// Tells items of subscriptions what their prices are for, where the prices became
-/// known later.
-pub async fn tell_items(
-    conn: &mut PgConnection,
-    organizations: &[Uuid],
-) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "UPDATE billing_subscription_items i
-            SET plan_tier = p.plan_tier, metric = p.metric, seats = p.seats
-           FROM billing_prices p
-          WHERE p.stripe_price_id = i.stripe_price_id AND i.plan_tier IS NULL
-            AND i.organization_id = ANY($1)",
-        organizations
-    )
-    .execute(&mut *conn)
-    .await?;
-    // The plan of the subscription follows: the only one that its fees pay for.
-    sqlx::query!(
-        "UPDATE billing_subscriptions s SET plan_tier = told.plan_tier
-           FROM (SELECT i.organization_id, i.stripe_subscription_id, min(i.plan_tier) AS plan_tier
-                   FROM billing_subscription_items i
-                  WHERE i.plan_tier IS NOT NULL AND i.metric IS NULL
-                    AND i.organization_id = ANY($1)
-                  GROUP BY i.organization_id, i.stripe_subscription_id
-                 HAVING count(DISTINCT i.plan_tier) = 1) told
-          WHERE s.plan_tier IS NULL AND told.organization_id = s.organization_id
-            AND told.stripe_subscription_id = s.stripe_subscription_id",
-        organizations
-    )
-    .execute(&mut *conn)
-    .await?;
-    tell_phases(conn, organizations).await
-}
-
-/// The same for the items of what schedules will make of subscriptions.
-async fn tell_phases(conn: &mut PgConnection, organizations: &[Uuid]) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "UPDATE billing_subscription_schedules h SET phases = told.phases
-           FROM (SELECT s.organization_id, s.stripe_schedule_id,
-                        jsonb_agg(jsonb_set(phase, '{items}', (
-                          SELECT coalesce(jsonb_agg(
-                                   item || jsonb_strip_nulls(jsonb_build_object(
-                                     'planTier', p.plan_tier, 'metric', p.metric,
-                                     'seats', nullif(p.seats, false),
-                                     'interval', CASE WHEN p.recurring_interval_count = 1
-                                       AND p.recurring_interval IN ('month', 'year')
-                                       THEN p.recurring_interval END))
-                                   ORDER BY i.n), '[]')
-                            FROM jsonb_array_elements(phase -> 'items')
-                                 WITH ORDINALITY AS i(item, n)
-                            LEFT JOIN billing_prices p ON p.stripe_price_id = item ->> 'price'
-                        )) ORDER BY ph.n) AS phases
-                   FROM billing_subscription_schedules s,
-                        jsonb_array_elements(s.phases) WITH ORDINALITY AS ph(phase, n)
-                  WHERE s.organization_id = ANY($1)
-                  GROUP BY s.organization_id, s.stripe_schedule_id) told
-          WHERE h.organization_id = told.organization_id
-            AND h.stripe_schedule_id = told.stripe_schedule_id AND h.phases <> told.phases",
-        organizations
     )
     .execute(conn)
     .await?;
@@ -362,7 +268,7 @@ pub async fn link_prices(
     sqlx::query!(
         "INSERT INTO plan_version_prices (plan_tier, version, stripe_price_id)
          SELECT $1, $2, b.stripe_price_id FROM billing_prices b
-          WHERE b.plan_tier = $1
+          WHERE b.plan_tier = $1 AND b.addon IS NULL
             AND (b.lookup_key = ANY($3) OR b.stripe_price_id = ANY($4))
             -- A fee of another amount is of an earlier version.
             AND (b.metric IS NOT NULL OR b.unit_amount IS NULL

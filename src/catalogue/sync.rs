@@ -1,5 +1,6 @@
 //! Creates the catalogue in Stripe: a meter for each metric, and a product for each that
-//! has a name, under which invoices show its usage; for each paid plan a product, and for
+//! has a name, under which invoices show its usage; for each add-on a product with its
+//! prices; for each paid plan a product, and for
 //! each of its prices a licensed one for its fee, another one for its seats, if they have
 //! a price of their own, and a metered price for each metric whose overage is billed, in
 //! the same currency, and in the interval in which usage counts: the month and the year
@@ -11,6 +12,8 @@
 //! A metered price has two tiers: the included quantity is free, and usage above
 //! it costs the overage rate. All usage is therefore reported.
 
+mod addons;
+mod former;
 mod usage_products;
 
 use std::collections::BTreeSet;
@@ -122,6 +125,9 @@ pub async fn sync(
             }
         }
     }
+    for addon in catalogue.addons() {
+        run.addon(addon).await?;
+    }
     let named = meters
         .iter()
         .filter_map(|(metric, _, product)| match product {
@@ -143,7 +149,8 @@ fn is_billed(catalogue: &Catalogue, metric: &str) -> bool {
 
 fn lookup_keys(catalogue: &Catalogue) -> Vec<String> {
     let offers = catalogue.file_plans().iter().flat_map(Plan::offers);
-    let keys: BTreeSet<String> = offers.flat_map(|offer| offer.lookup_keys()).collect();
+    let keys = offers.flat_map(|offer| offer.lookup_keys());
+    let keys: BTreeSet<String> = keys.chain(catalogue.addon_keys()).collect();
     keys.into_iter().collect()
 }
 
@@ -385,47 +392,10 @@ impl Run<'_> {
             tier: plan.tier.clone(),
             metric: sought.metric.map(str::to_owned),
             seats: sought.seats,
+            addon: None,
             price,
         }));
         Ok(())
-    }
-
-    /// Finds the prices that a plan's product had before: what they are for shows
-    /// by their usage type and their meter.
-    async fn former_prices(
-        &mut self,
-        catalogue: &Catalogue,
-        plan: &Plan,
-        product: &str,
-    ) -> Result<(), SyncError> {
-        for price in self.client.prices_of_product(product).await? {
-            let is_sold = self.synced.sold.iter().any(|one| one.price.id == price.id);
-            let Some(recurring) = price.recurring.as_ref().filter(|_| !is_sold) else {
-                continue;
-            };
-            let metric = match recurring.meter.as_deref() {
-                Some(id) => match self.metric_of_meter(catalogue, id) {
-                    Some(metric) => Some(metric),
-                    None => continue,
-                },
-                None if recurring.usage_type == "licensed" => None,
-                None => continue,
-            };
-            self.synced.former.push(SyncedPrice {
-                tier: plan.tier.clone(),
-                metric,
-                seats: price.metadata.contains_key("seats"),
-                price,
-            });
-        }
-        Ok(())
-    }
-
-    fn metric_of_meter(&self, catalogue: &Catalogue, id: &str) -> Option<String> {
-        let meter = self.meters.iter().find(|meter| meter.id == id)?;
-        let mut metrics = catalogue.metrics().keys();
-        let metric = metrics.find(|metric| meter_event_name(metric) == meter.event_name)?;
-        Some(metric.clone())
     }
 }
 

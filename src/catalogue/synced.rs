@@ -12,14 +12,16 @@ use crate::audit;
 use crate::db::WorkerTx;
 use crate::stripe::client::{Price, Tier};
 
-/// A price of a plan in Stripe.
+/// A price of a plan or an add-on in Stripe.
 #[derive(Debug)]
 pub struct SyncedPrice {
+    /// Empty for an add-on's.
     pub tier: String,
     /// `None` for what is licensed.
     pub metric: Option<String>,
     /// Whether it is a licensed seat's, beside the fee.
     pub seats: bool,
+    pub addon: Option<String>,
     pub price: Price,
 }
 
@@ -38,7 +40,7 @@ pub async fn record(
         let known: Vec<(i32, Plan)> = (known.into_iter())
             .filter_map(|one| Some((one.version, versions::read_terms(one.definition)?)))
             .collect();
-        let of_plan = |one: &&SyncedPrice| one.tier == plan.tier;
+        let of_plan = |one: &&SyncedPrice| one.addon.is_none() && one.tier == plan.tier;
         for sold in synced.sold.iter().filter(of_plan) {
             prices.push(sold.known(Some(version)));
             links.extend(sold.links(&known));
@@ -48,18 +50,25 @@ pub async fn record(
             links.extend(former.links(&known));
         }
     }
+    let of_addons = synced.sold.iter().chain(&synced.former);
+    let of_addons = of_addons.filter(|one| one.addon.is_some());
+    prices.extend(of_addons.map(|one| one.known(None)));
     store::remember(tx.conn(), &prices).await?;
     store::link(tx.conn(), &links).await?;
+    let sold: Vec<_> = synced.sold.iter().map(|one| one.known(None)).collect();
+    let mut corrected = store::correct(tx.conn(), &sold).await?;
+    let named = catalogue.addon_price_ids();
+    corrected.extend(store::correct(tx.conn(), &named).await?);
     tx.commit().await?;
-    mark_untold(pool).await
+    mark_untold(pool, &corrected).await
 }
 
-/// Has subscriptions whose prices are known only now mirrored anew, a few
-/// organizations at a time. One that somebody holds is waited for, alone.
-async fn mark_untold(pool: &PgPool) -> Result<(), sqlx::Error> {
+/// Has subscriptions whose prices are known only now, or better (`corrected`), mirrored
+/// anew, a few organizations at a time. One that somebody holds is waited for, alone.
+pub(super) async fn mark_untold(pool: &PgPool, corrected: &[String]) -> Result<(), sqlx::Error> {
     loop {
         let mut tx = WorkerTx::begin(pool).await?;
-        let untold = store::untold(tx.conn()).await?;
+        let untold = store::untold(tx.conn(), corrected).await?;
         let Some(first) = untold.first() else {
             return Ok(());
         };
@@ -69,7 +78,7 @@ async fn mark_untold(pool: &PgPool) -> Result<(), sqlx::Error> {
             audit::lock_chains(tx.conn(), &[*first]).await?;
             free.push(*first);
         }
-        store::mark_untold(tx.conn(), &free).await?;
+        store::mark_untold(tx.conn(), &free, corrected).await?;
         tx.commit().await?;
     }
 }
@@ -104,6 +113,7 @@ impl SyncedPrice {
             plan_tier: self.tier.clone(),
             metric: self.metric.clone(),
             seats: self.seats,
+            addon: self.addon.clone(),
             version,
             currency: Some(self.price.currency.clone()),
             recurring_interval: recurring.map(|recurring| recurring.interval.clone()),
@@ -145,6 +155,15 @@ pub fn is_seat_of(price: &Price, plan: &Plan) -> bool {
     let seat = plan.seat_price();
     seat.is_some_and(|seat| is_licensed(price, seat.amount))
         && has_rhythm(price, plan, plan.price.interval)
+}
+
+/// Whether a price in Stripe is one that an add-on is sold at.
+pub fn is_addon_price(price: &Price, sold: &super::Price) -> bool {
+    let interval = sold.interval.as_str();
+    let recurring = price.recurring.as_ref();
+    is_licensed(price, sold.amount)
+        && price.currency.eq_ignore_ascii_case(&sold.currency)
+        && recurring.is_some_and(|one| one.interval == interval && one.interval_count == 1)
 }
 
 fn is_licensed(price: &Price, amount: i64) -> bool {

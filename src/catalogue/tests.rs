@@ -2,6 +2,9 @@
 
 use super::*;
 
+mod addons;
+mod steps;
+
 fn parse(text: &str) -> Result<Catalogue, CatalogueError> {
     Catalogue::parse(Path::new("plans.toml"), text, &[])
 }

@@ -12,7 +12,7 @@ use sqlx::PgConnection;
 use sqlx::postgres::PgPool;
 
 use super::memory::KnownVersion;
-use super::{Catalogue, Existing, Plan, Price, store};
+use super::{Catalogue, Existing, Plan, Price, store, synced};
 use crate::db::WorkerTx;
 use crate::stripe::objects::Subscription;
 
@@ -60,8 +60,13 @@ impl Catalogue {
             .map(|(metric, how)| (metric.as_str(), how.aggregation.as_str()))
             .unzip();
         store::record_metrics(tx.conn(), &metrics, &aggregations).await?;
+        store::record_addons(tx.conn(), &self.addons).await?;
+        let corrected = store::correct(tx.conn(), &self.addon_price_ids()).await?;
         self.read_versions(tx.conn()).await?;
         tx.commit().await?;
+        if !corrected.is_empty() {
+            synced::mark_untold(pool, &corrected).await?;
+        }
         for (plan, sold) in unsynced {
             tracing::warn!(
                 plan,

@@ -13,7 +13,7 @@ use super::organization;
 use super::output::{Format, table};
 use crate::config::GlobalArgs;
 use crate::db;
-use crate::tenancy::auth::{self, ApiKey, NewApiKey, NewServiceKey, Permission, ServiceKey};
+use crate::tenancy::auth::{self, ApiKey, By, NewApiKey, NewServiceKey, Permission, ServiceKey};
 
 #[derive(Debug, Subcommand)]
 pub enum ApiKeys {
@@ -107,7 +107,8 @@ impl ApiKeys {
                         scopes,
                         expires_at: expires,
                     };
-                    let made = auth::create_api_key(pool, new, Timestamp::now()).await?;
+                    let made =
+                        auth::create_api_key(pool, new, Timestamp::now(), &By::SYSTEM).await?;
                     show(&format, made.0.id, made)
                 }
                 None => {
@@ -116,14 +117,17 @@ impl ApiKeys {
                         scopes,
                         expires_at: expires,
                     };
-                    let made = auth::create_service_key(pool, new, Timestamp::now()).await?;
+                    let made =
+                        auth::create_service_key(pool, new, Timestamp::now(), &By::SYSTEM).await?;
                     show(&format, made.0.id, made)
                 }
             },
             Self::Revoke { id, owner } => {
                 match owner.found(pool).await? {
-                    Some(organization) => auth::revoke_api_key(pool, organization, id).await?,
-                    None => auth::revoke_service_key(pool, id).await?,
+                    Some(organization) => {
+                        auth::revoke_api_key(pool, organization, id, &By::SYSTEM).await?
+                    }
+                    None => auth::revoke_service_key(pool, id, &By::SYSTEM).await?,
                 }
                 Ok(())
             }

@@ -109,19 +109,8 @@ impl FilterArgs {
 /// The organization that is named; its log outlives it.
 async fn logged(conn: &mut PgConnection, named: Option<&str>) -> Result<Option<Uuid>, Failure> {
     let Some(named) = named else { return Ok(None) };
-    if let Some(id) = organizations::find(&mut *conn, named).await? {
-        return Ok(Some(id));
-    }
-    let unknown = || organization::unknown(named);
-    let id: Uuid = named.parse().map_err(|_| unknown())?;
-    let has_log: bool = sqlx::query_scalar(
-        "SELECT EXISTS (SELECT FROM billing_audit_log WHERE organization_id = $1)
-             OR EXISTS (SELECT FROM billing_audit_chain_heads WHERE organization_id = $1)",
-    )
-    .bind(id)
-    .fetch_one(conn)
-    .await?;
-    has_log.then_some(Some(id)).ok_or_else(unknown)
+    let found = organizations::find_logged(conn, named).await?;
+    found.map(Some).ok_or_else(|| organization::unknown(named))
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -159,9 +148,7 @@ impl Audit {
             .execute(tx.conn())
             .await?;
         if let Self::Verify { .. } = self {
-            sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                .execute(tx.conn())
-                .await?;
+            audit::snapshot(tx.conn()).await?;
         }
         let organization_id = logged(tx.conn(), named.as_deref()).await?;
         match self {

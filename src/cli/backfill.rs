@@ -17,6 +17,7 @@ pub const PATIENCE: Patience = Patience {
     total: std::time::Duration::from_secs(60),
     attempt: std::time::Duration::from_secs(30),
     pause: std::time::Duration::from_millis(500),
+    counting: std::time::Duration::from_secs(10),
 };
 
 #[derive(Debug, Args)]

@@ -3,14 +3,18 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use clap::Args;
+use embedded_postgres::Watch;
 use reqwest::Url;
+use sqlx::postgres::PgConnectOptions;
 
 use super::Failure;
 use super::output::Format;
 use super::running_demo::Running;
 use crate::app::{Database, api};
-use crate::config::{self, DatabaseConfig, DatabaseLocation, GlobalArgs, StripeArgs, StripeConfig};
-use crate::db;
+use crate::config::{
+    self, DatabaseConfig, DatabaseLocation, GlobalArgs, IssuerArgs, StripeArgs, StripeConfig,
+};
+use crate::db::{self, DatabaseError};
 use crate::doctor::{self, Check, Leniency, Service, Verdict};
 use crate::http_client;
 use crate::stripe::client::Client;
@@ -19,6 +23,8 @@ use crate::stripe::client::Client;
 pub struct Doctor {
     #[command(flatten)]
     stripe: StripeArgs,
+    #[command(flatten)]
+    issuer: IssuerArgs,
     /// Public URL of the running service, as Stripe reaches it; unset:
     /// LISTEN_ADDR.
     #[arg(long, help_heading = None, value_name = "URL")]
@@ -31,10 +37,33 @@ pub struct Doctor {
     format: Format,
 }
 
+impl doctor::Subject for Database {
+    fn service(&self) -> &PgConnectOptions {
+        &self.service
+    }
+
+    fn owner(&self) -> &PgConnectOptions {
+        &self.owner
+    }
+
+    fn embedded(&self) -> Option<Watch> {
+        Some(self.embedded.as_ref()?.watch())
+    }
+
+    async fn check_login(&self) -> Result<(), DatabaseError> {
+        Self::check_login(self).await
+    }
+
+    async fn check_owner(&self) -> Result<(), DatabaseError> {
+        Self::check_owner(self).await
+    }
+}
+
 impl Doctor {
     pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let config = global.database()?;
         let mut stripe = self.stripe.check()?;
+        let issuer = self.issuer.check()?;
         let demo = self.demo(&config, &stripe);
         if let Some(demo) = &demo {
             stripe = demo.stripe(&config.data_dir);
@@ -65,6 +94,8 @@ impl Doctor {
         let pool = db::pool(database.service.clone(), 1);
         checks.extend(doctor::check_jobs(&pool).await);
         checks.extend(doctor::check_usage(&pool, &catalogue).await);
+        checks.push(doctor::check_issuer(issuer.as_ref()).await);
+        checks.push(doctor::check_outbound(&pool).await);
         checks.extend(doctor::check_service(&service, &caller).await);
         checks.extend(doctor::check_stripe(&stripe, client.as_ref(), &catalogue, &pool).await);
         checks.extend(doctor::check_subscriptions(&pool, &catalogue).await);

@@ -14,9 +14,12 @@ mod database;
 #[cfg(feature = "sandbox")]
 mod demo;
 mod doctor;
+mod events;
+mod explain;
 mod failure;
 mod features;
 mod grace_periods;
+mod import;
 mod initiator;
 mod migrate;
 mod openapi;
@@ -99,6 +102,9 @@ pub enum Command {
     /// Compare subscriptions with Stripe's.
     #[command(subcommand)]
     Subscriptions(subscriptions::Subscriptions),
+    /// Bring an existing Stripe account's customers here.
+    #[command(subcommand)]
+    Import(import::Import),
     /// Override the quotas of plans for an organization.
     #[command(subcommand)]
     Quotas(quotas::Quotas),
@@ -114,6 +120,11 @@ pub enum Command {
     /// Report usage to Stripe, and list undelivered usage alerts.
     #[command(subcommand)]
     Usage(usage::Usage),
+    /// Explain an event, an invoice, a plan, a quota or a feature by its causes.
+    Explain(explain::Explain),
+    /// Tell the product what changed: types of events, endpoints and deliveries.
+    #[command(subcommand)]
+    Events(events::Events),
     /// Check a deployment, and say how to fix what is wrong.
     Doctor(doctor::Doctor),
     /// Manage users, who log in with a password.
@@ -248,11 +259,14 @@ async fn dispatch(command: Command, global: &GlobalArgs) -> Result<(), Failure> 
         Command::Organizations(organizations) => organizations.run(global).await,
         Command::Plans(plans) => plans.run(global).await,
         Command::Subscriptions(subscriptions) => subscriptions.run(global).await,
+        Command::Import(import) => import.run(global).await,
         Command::Quotas(quotas) => quotas.run(global).await,
         Command::Features(features) => features.run(global).await,
+        Command::Explain(explain) => explain.run(global).await,
         Command::GracePeriods(periods) => periods.run(global).await,
         Command::Retention(retention) => retention.run(global).await,
         Command::Usage(usage) => usage.run(global).await,
+        Command::Events(events) => events.run(global).await,
         Command::Doctor(doctor) => doctor.run(global).await,
         Command::Users(users) => users.run(global).await,
         Command::ApiKeys(keys) => keys.run(global).await,

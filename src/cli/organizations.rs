@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde_json::Value;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
@@ -20,6 +20,20 @@ use crate::stripe::client::{Client, ErrorKind};
 use crate::tenancy::organizations::{
     self, EraseError, Erased, Identity, LinkError, NewOrganization, Organization, Overview,
 };
+
+/// An organization and a Stripe customer.
+#[derive(Debug, Args)]
+pub struct LinkArgs {
+    /// The organization's id, or the product's id for it.
+    #[arg(value_name = "ORG", required_unless_present = "organization")]
+    named: Option<String>,
+    /// Same as ORG.
+    #[arg(long, value_name = "ORG", conflicts_with = "named")]
+    organization: Option<String>,
+    /// The Stripe customer (cus_…).
+    #[arg(long, value_name = "CUS")]
+    stripe_customer: String,
+}
 
 #[derive(Debug, Subcommand)]
 pub enum Organizations {
@@ -63,18 +77,23 @@ pub enum Organizations {
     },
     /// Link an organization to another Stripe customer, which new subscriptions will
     /// use.
+    ///
+    /// The customer must exist in Stripe where a key is configured.
     LinkCustomer {
-        /// The organization's id, or the product's id for it.
-        #[arg(value_name = "ORG", required_unless_present = "organization")]
-        named: Option<String>,
-        /// Same as ORG.
-        #[arg(long, value_name = "ORG", conflicts_with = "named")]
-        organization: Option<String>,
-        /// The Stripe customer (cus_…), who must exist in Stripe where a key is configured.
-        #[arg(long, value_name = "CUS")]
-        stripe_customer: String,
+        #[command(flatten)]
+        linked: LinkArgs,
         #[command(flatten)]
         stripe: StripeArgs,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Take back the link to a Stripe customer that another one has superseded: its events
+    /// are not the organization's any more.
+    ///
+    /// Refused while a subscription runs on the customer, or an invoice of it is unpaid.
+    UnlinkCustomer {
+        #[command(flatten)]
+        linked: LinkArgs,
         #[command(flatten)]
         format: Format,
     },
@@ -160,15 +179,13 @@ impl Organizations {
                 let overview = overview.ok_or_else(|| organization::unknown(&id.to_string()))?;
                 format.print(&overview, show)
             }
-            Self::LinkCustomer {
-                named,
-                organization,
-                stripe_customer,
-                format,
-                ..
-            } => {
-                let id = find(pool, named.or(organization)).await?;
-                link_customer(pool, client, id, stripe_customer, format).await
+            Self::LinkCustomer { linked, format, .. } => {
+                let id = find(pool, linked.named.or(linked.organization)).await?;
+                link_customer(pool, client, id, linked.stripe_customer, format).await
+            }
+            Self::UnlinkCustomer { linked, format } => {
+                let id = find(pool, linked.named.or(linked.organization)).await?;
+                unlink_customer(pool, id, linked.stripe_customer, format).await
             }
             Self::Erase {
                 named,
@@ -228,6 +245,22 @@ async fn link_customer(
         format!(
             "{id}: new subscriptions will use {stripe_customer}; `subscriptions reconcile \
              --apply` mirrors what that customer already has in Stripe"
+        )
+    })
+}
+
+async fn unlink_customer(
+    pool: &PgPool,
+    id: Uuid,
+    stripe_customer: String,
+    format: Format,
+) -> Result<(), Failure> {
+    organizations::unlink_customer(pool, id, &stripe_customer).await?;
+    let unlinked = serde_json::json!({"id": id, "stripeCustomerId": stripe_customer});
+    format.print(&unlinked, |_| {
+        format!(
+            "{id}: {stripe_customer} is not its customer any more; remove organization_id from that customer's \
+             metadata in Stripe, if it is there, or the next event links it again"
         )
     })
 }
@@ -396,9 +429,14 @@ impl From<LinkError> for Failure {
         match error {
             LinkError::Database(error) => error.into(),
             LinkError::CustomerId(_) => Self::usage(error.to_string()),
-            LinkError::Taken(..) | LinkError::Deleted(_) | LinkError::Erased(_) => {
-                Self::failed(error.to_string())
-            }
+            LinkError::Taken(..)
+            | LinkError::Deleted(_)
+            | LinkError::Erased(_)
+            | LinkError::NotLinked(..)
+            | LinkError::Current(_)
+            | LinkError::Running { .. }
+            | LinkError::Unpaid { .. }
+            | LinkError::Busy(_) => Self::failed(error.to_string()),
         }
     }
 }
@@ -407,7 +445,9 @@ impl From<EraseError> for Failure {
     fn from(error: EraseError) -> Self {
         match error {
             EraseError::Database(error) => error.into(),
-            EraseError::Running(..) | EraseError::Open(_) => Self::failed(error.to_string()),
+            EraseError::Running(..) | EraseError::Open(_) | EraseError::CheckoutOpen => {
+                Self::failed(error.to_string())
+            }
         }
     }
 }

@@ -21,6 +21,9 @@ pub(super) const KEY: &str = "sk_test_demo";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Login {
+    /// The operator's, for the console.
+    pub operator: String,
+    pub operator_password: String,
     pub email: String,
     pub password: String,
     pub api_key: String,

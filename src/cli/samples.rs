@@ -73,6 +73,8 @@ impl Sample {
             self.invoice(event_type, now)
         } else if family("charge.dispute.") {
             self.dispute(event_type, now)
+        } else if family("refund.") || family("charge.refund.") {
+            self.refund(event_type, now)
         } else if family("charge.") {
             self.charge(event_type, now)
         } else if family("payment_method.") {
@@ -282,6 +284,23 @@ impl Sample {
             "payment_method": format!("pm_{}", self.tag),
             "payment_method_details": {"type": "card", "card": {"brand": "visa", "last4": "4242"}},
             "refunded": refunded,
+            "status": if failed { "failed" } else { "succeeded" },
+        })
+    }
+
+    fn refund(&self, event_type: &str, now: Timestamp) -> Value {
+        let failed = event_type == "refund.failed";
+        json!({
+            "id": format!("re_{}{}{}", self.tag, self.invoice, self.attempts),
+            "object": "refund",
+            "amount": self.amount(),
+            "charge": format!("ch_{}{}{}", self.tag, self.invoice, self.attempts),
+            "created": now.as_second(),
+            "currency": "usd",
+            "failure_reason": failed.then_some("expired_or_canceled_card"),
+            "metadata": self.metadata(),
+            "payment_intent": format!("pi_{}{}", self.tag, self.invoice),
+            "reason": "requested_by_customer",
             "status": if failed { "failed" } else { "succeeded" },
         })
     }

@@ -7,9 +7,10 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::Failure;
+use super::{Failure, demo};
 use crate::app::{self, Database, Service, background};
 use crate::config::{GlobalArgs, ServeArgs, StripeArgs};
+use crate::db;
 
 /// How long a failed service waits for its parts, and for its embedded server. The
 /// process ends within a second, whatever a part does to its thread.
@@ -35,6 +36,10 @@ impl Serve {
         crate::app::api::catalogue(stripe.plans_file.as_deref())?;
         let signals = StopSignals::listen()?;
         let database = Database::open(&config).await?;
+        if let Err(failure) = disable_demo(&database).await {
+            database.close().await;
+            return Err(failure);
+        }
         let started = app::start(&database, &serve, &stripe, &config.data_dir).await;
         match started {
             Ok(service) => {
@@ -47,6 +52,17 @@ impl Serve {
             }
         }
     }
+}
+
+/// Whoever saw a demo's terminal knows its operator's password, and is not let in here.
+async fn disable_demo(database: &Database) -> Result<(), Failure> {
+    if database.embedded.is_none() {
+        return Ok(());
+    }
+    let pool = db::pool(database.service.clone(), 1);
+    let disabled = demo::disable_operator(&pool).await;
+    pool.close().await;
+    disabled
 }
 
 /// Runs until SIGTERM or ^C, then cancels `stopping` and drains. A second signal

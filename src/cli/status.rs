@@ -47,6 +47,9 @@ struct Report {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Demo {
+    console: String,
+    operator: String,
+    operator_password: String,
     url: String,
     email: String,
     password: String,
@@ -57,6 +60,9 @@ struct Demo {
 impl From<Running> for Demo {
     fn from(running: Running) -> Self {
         Self {
+            console: format!("http://{}/console", running.address),
+            operator: running.login.operator,
+            operator_password: running.login.operator_password,
             url: format!("http://{}", running.address),
             email: running.login.email,
             password: running.login.password,
@@ -114,9 +120,20 @@ fn describe(report: &Report) -> String {
         report.data_dir, report.version
     );
     if let Some(demo) = &report.demo {
+        let Demo {
+            console,
+            operator,
+            operator_password,
+            url,
+            email,
+            password,
+            api_key,
+            stripe_api_base,
+        } = demo;
         text += &format!(
-            "\n\ndemo      {0}, documented at {0}/docs\nlogin     {1} / {2}\nAPI key   {3}\nstripe    {4}",
-            demo.url, demo.email, demo.password, demo.api_key, demo.stripe_api_base
+            "\n\nconsole   {console} ({operator} / {operator_password})\n\
+             demo      {url}, documented at {url}/docs\n\
+             login     {email} / {password}\nAPI key   {api_key}\nstripe    {stripe_api_base}"
         );
     }
     text

@@ -1,6 +1,7 @@
 //! `usage`
 
 use clap::Subcommand;
+use jiff::Timestamp;
 use sqlx::postgres::PgPool;
 
 use super::Failure;
@@ -13,7 +14,8 @@ use crate::config::{GlobalArgs, StripeArgs};
 use crate::db::{self, WorkerTx};
 use crate::maintenance::{PushGateway, Run, usage_report};
 use crate::metering::alerts;
-use crate::metering::reports::{Report, ReportError};
+use crate::metering::reports::{self, MeterError, Report, ReportError};
+use crate::outbox;
 use crate::stripe::client::Client;
 use crate::telemetry::terminal::counted;
 
@@ -26,6 +28,18 @@ pub enum Usage {
         /// The Pushgateway to push the job's metrics to.
         #[arg(long, help_heading = None, env = "PUSHGATEWAY_URL")]
         pushgateway_url: Option<String>,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// List usage that Stripe accepted and rejected afterwards, and why.
+    Rejected {
+        /// Have the next `usage report` tell Stripe again what it rejected, as far as Stripe
+        /// says which reports those were. Mend the cause first.
+        #[arg(long)]
+        tell_again: bool,
+        /// Take what is listed for dealt with.
+        #[arg(long)]
+        settle: bool,
         #[command(flatten)]
         format: Format,
     },
@@ -59,7 +73,7 @@ impl Usage {
                 client: stripe_client(stripe, PATIENCE)?,
                 gateway: PushGateway::given(pushgateway_url.as_deref())?,
             }),
-            Self::Alerts { .. } => None,
+            Self::Alerts { .. } | Self::Rejected { .. } => None,
         };
         on_database(&config, async |database| {
             let pool = db::pool(database.service.clone(), 10);
@@ -71,6 +85,14 @@ impl Usage {
     async fn run_on(self, pool: &PgPool, reporting: Option<Reporting>) -> Result<(), Failure> {
         match (self, reporting) {
             (Self::Alerts { resend, format }, _) => alerts(pool, resend, format).await,
+            (
+                Self::Rejected {
+                    tell_again,
+                    settle,
+                    format,
+                },
+                _,
+            ) => rejected(pool, tell_again, settle, format).await,
             (Self::Report { format, .. }, Some(reporting)) => reporting.run(pool, format).await,
             (Self::Report { .. }, None) => Err(Failure::failed("Stripe is not configured")),
         }
@@ -99,12 +121,61 @@ impl Reporting {
     }
 }
 
+async fn rejected(
+    pool: &PgPool,
+    tell_again: bool,
+    settle: bool,
+    format: Format,
+) -> Result<(), Failure> {
+    let until = Timestamp::now();
+    let listed = reports::rejected(pool).await?;
+    if tell_again {
+        let told = reports::tell_again(pool).await?;
+        say(&format!(
+            "`usage report` will tell Stripe of {} again",
+            counted(told, "meter event")
+        ));
+    }
+    if tell_again || settle {
+        reports::settle(pool, until).await?;
+    }
+    format.print(&listed, |listed| {
+        if listed.is_empty() {
+            return "Stripe has rejected no usage that nobody has dealt with".to_owned();
+        }
+        let rows = listed.iter().flat_map(rejection_rows).collect::<Vec<_>>();
+        table(&["EVENT", "AT", "METER EVENTS", "CODE", "WHY"], &rows)
+    })
+}
+
+/// A row for each reason that an event gives; one for an event that gives none.
+fn rejection_rows(error: &MeterError) -> Vec<Vec<String>> {
+    let row = |count: i64, code: &str, why: &str| {
+        vec![
+            error.event_id.clone(),
+            error.at.to_string(),
+            count.to_string(),
+            code.to_owned(),
+            why.to_owned(),
+        ]
+    };
+    if error.errors.is_empty() {
+        let problem = error.problem.as_deref().or(error.summary.as_deref());
+        let why = problem.unwrap_or("Stripe was not asked yet");
+        return vec![row(error.count.unwrap_or(0), "", why)];
+    }
+    let reasons = error.errors.iter();
+    reasons
+        .map(|one| row(one.count, &one.code, one.message.as_deref().unwrap_or("")))
+        .collect()
+}
+
 async fn alerts(pool: &PgPool, resend: bool, format: Format) -> Result<(), Failure> {
     let mut tx = WorkerTx::begin(pool).await?;
     let failed = alerts::list_failed(tx.conn()).await?;
     if resend {
-        let count = alerts::resend(tx.conn()).await?;
         tx.commit().await?;
+        let count = outbox::resend_alerts(pool).await?;
         if !format.json {
             return print(&format!(
                 "`serve` will send {} again",
@@ -185,6 +256,7 @@ impl From<ReportError> for Failure {
         match error {
             ReportError::Database(error) => error.into(),
             ReportError::Stripe(error) => error.into(),
+            error @ ReportError::Uncounted { .. } => Self::failed(error.to_string()),
         }
     }
 }

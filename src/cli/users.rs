@@ -13,7 +13,7 @@ use super::organization;
 use super::output::{Format, say, table};
 use crate::config::GlobalArgs;
 use crate::db;
-use crate::tenancy::auth::{self, Created, Hasher, NewUser, Role, User};
+use crate::tenancy::auth::{self, By, Created, Hasher, NewUser, Role, User, Which};
 
 /// Maximum length of a password on standard input.
 const MOST: u64 = 16 * 1024;
@@ -28,7 +28,7 @@ pub enum Users {
         /// The address that the user logs in with.
         #[arg(long)]
         email: String,
-        /// owner, billing_manager, member or operator.
+        /// owner, billing_manager, member, operator or operator.read.
         #[arg(long, value_parser = role)]
         role: Role,
         #[command(flatten)]
@@ -132,7 +132,7 @@ impl Users {
                         .await?,
                     password: text.clone(),
                 };
-                let made = match auth::create_user(pool, &hasher, new).await? {
+                let made = match auth::create_user(pool, &hasher, new, &By::SYSTEM).await? {
                     Created::User(user) => Made {
                         user,
                         existed: false,
@@ -151,21 +151,24 @@ impl Users {
                 password,
                 format,
             } => {
-                let user = auth::set_password(pool, &hasher, &email, text.clone()).await?;
+                let (which, by) = (Which::Email(&email), &By::SYSTEM);
+                let user = auth::set_password(pool, &hasher, which, text.clone(), by).await?;
                 if user.disabled_at.is_some() {
                     say_disabled(&email);
                 }
-                if password.generate_password {
-                    let shown = serde_json::json!({"email": email, "password": text});
-                    let set = format!(
-                        "the password of {email}, which is not shown again; `users set-password` sets another"
-                    );
-                    return format.print_made(&shown, &set, |_| format!("password: {text}"));
+                match password.generate_password {
+                    true => print_password(&email, &text, format),
+                    false => Ok(()),
                 }
+            }
+            Self::Disable { email } => {
+                auth::disable_user(pool, Which::Email(&email), &By::SYSTEM).await?;
                 Ok(())
             }
-            Self::Disable { email } => Ok(auth::disable_user(pool, &email).await?),
-            Self::Enable { email } => Ok(auth::enable_user(pool, &email).await?),
+            Self::Enable { email } => {
+                auth::enable_user(pool, Which::Email(&email), &By::SYSTEM).await?;
+                Ok(())
+            }
             Self::List {
                 organization,
                 format,
@@ -201,6 +204,15 @@ fn print_made(made: &Made, format: Format) -> Result<(), Failure> {
     )
 }
 
+/// Shows a password that was generated.
+fn print_password(email: &str, password: &str, format: Format) -> Result<(), Failure> {
+    let shown = serde_json::json!({"email": email, "password": password});
+    let set = format!(
+        "the password of {email}, which is not shown again; `users set-password` sets another"
+    );
+    format.print_made(&shown, &set, |_| format!("password: {password}"))
+}
+
 fn say_disabled(email: &str) {
     say(&format!(
         "warning: {email} is disabled, and cannot log in until `users enable --email {email}`"
@@ -210,8 +222,7 @@ fn say_disabled(email: &str) {
 impl PasswordArgs {
     fn read(self) -> Result<String, Failure> {
         if self.generate_password {
-            let random = rand::random::<[u8; 16]>();
-            return Ok(hex::encode(random));
+            return Ok(auth::generated_password());
         }
         if self.password_stdin {
             return from_stdin();

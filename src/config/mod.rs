@@ -4,6 +4,9 @@
 //! Nothing here knows what the settings are for: apart from the format of logs,
 //! this room uses no other.
 
+mod addresses;
+mod issuer;
+mod outbound;
 mod retention;
 mod secrets;
 mod shown;
@@ -19,13 +22,18 @@ use std::str::FromStr;
 use clap::Args;
 use sqlx::postgres::PgConnectOptions;
 
+pub use addresses::{AddressArgs, AddressConfig};
+pub use issuer::{IssuerArgs, IssuerConfig};
+pub use outbound::{
+    AllowedAddressArgs, AllowedAddresses, Application, ApplicationArgs, Network, OutboundConfig,
+};
 pub use retention::{RetentionArgs, RetentionConfig};
 pub use secrets::{SecretKey, SigningSecret, WebhookSecret};
 pub use shown::passwords_in;
 pub use stripe::{Patience, StripeApi, StripeArgs, StripeConfig, UnknownCustomers, retries};
 pub use surface::{Rates, SurfaceArgs, SurfaceConfig};
 pub use text::{is_loopback, or, padded_secrets, publishable_key_is_live};
-pub use usage::{Application, UsageArgs, UsageConfig};
+pub use usage::{UsageArgs, UsageConfig};
 
 use crate::telemetry::{InvalidSetting, LogFormat};
 use text::{boolean, given, number, secret, secret_of_environment};
@@ -59,9 +67,20 @@ const VARIABLES: &[&str] = &[
     "ENFORCE_TRUST_HEADERS",
     "APPLICATION_WEBHOOK_URL",
     "APPLICATION_WEBHOOK_SECRET",
+    "EVENTS_ALLOWED_NETWORKS",
+    "EVENTS_ALLOW_LOOPBACK",
     "API_RATE_LIMIT_PER_MINUTE",
     "USAGE_RATE_LIMIT_PER_MINUTE",
     "CORS_ALLOWED_ORIGINS",
+    "AUTH_JWKS_URL",
+    "AUTH_ISSUER",
+    "AUTH_AUDIENCE",
+    "AUTH_ORGANIZATION_CLAIM",
+    "AUTH_ROLE_CLAIM",
+    "AUTH_ROLES",
+    "APPLICATION_URL",
+    "ALLOWED_RETURN_ORIGINS",
+    "PUBLIC_URL",
     "STRIPE_API_BASE",
     "TRUSTED_PROXIES",
     "DATABASE_URL",
@@ -384,6 +403,10 @@ pub struct ServeArgs {
     #[command(flatten)]
     usage: UsageArgs,
     #[command(flatten)]
+    application: ApplicationArgs,
+    #[command(flatten)]
+    addresses: AllowedAddressArgs,
+    #[command(flatten)]
     retention: RetentionArgs,
     #[command(flatten)]
     surface: SurfaceArgs,
@@ -397,6 +420,7 @@ pub struct ServeConfig {
     pub tolerance_secs: u32,
     pub trusted_proxies: u32,
     pub usage: UsageConfig,
+    pub outbound: OutboundConfig,
     pub retention: RetentionConfig,
     pub surface: SurfaceConfig,
 }
@@ -414,6 +438,10 @@ impl ServeArgs {
                 None => cores.clamp(1, 8),
             },
             usage: self.usage.check()?,
+            outbound: OutboundConfig {
+                application: self.application.check()?,
+                allowed: self.addresses.check()?,
+            },
             retention: self.retention.check()?,
             trusted_proxies: number("TRUSTED_PROXIES", &self.trusted_proxies, 0, 10)?,
             surface: self.surface.check()?,

@@ -69,6 +69,9 @@ pub struct Patience {
     pub attempts: u32,
     /// The first pause; each later one is twice as long.
     pub pause: Duration,
+    /// How long Stripe may take to count the usage that it accepted, before a call that
+    /// makes an invoice of it.
+    pub counting: Duration,
 }
 
 impl Default for Patience {
@@ -78,6 +81,7 @@ impl Default for Patience {
             total: Duration::from_secs(30),
             attempts: 4,
             pause: Duration::from_millis(250),
+            counting: Duration::from_secs(10),
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Settings of the API's surface: rate limits, and origins whose scripts may call
-//! it.
+//! Settings of the API's surface: rate limits, origins whose scripts may call it,
+//! addresses, and whose tokens it accepts beside its own.
 
 use axum::http::HeaderValue;
 use clap::Args;
 
-use super::{ConfigError, given, number, or};
+use super::{AddressArgs, AddressConfig, ConfigError, IssuerArgs, IssuerConfig, given, number, or};
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Service")]
@@ -21,6 +21,10 @@ pub struct SurfaceArgs {
     /// unset: none.
     #[arg(long, env = "CORS_ALLOWED_ORIGINS")]
     cors_allowed_origins: Option<String>,
+    #[command(flatten)]
+    issuer: IssuerArgs,
+    #[command(flatten)]
+    addresses: AddressArgs,
 }
 
 /// Requests, or usage events, per minute and credential; 0: no limit.
@@ -43,6 +47,9 @@ impl Default for Rates {
 pub struct SurfaceConfig {
     pub rates: Rates,
     pub cors_origins: Vec<HeaderValue>,
+    /// None: only our own tokens and keys are accepted.
+    pub issuer: Option<IssuerConfig>,
+    pub addresses: AddressConfig,
 }
 
 impl SurfaceArgs {
@@ -55,6 +62,8 @@ impl SurfaceArgs {
                 usage_per_minute: rate("USAGE_RATE_LIMIT_PER_MINUTE", usage)?,
             },
             cors_origins: origins(given(self.cors_allowed_origins.as_deref()))?,
+            issuer: self.issuer.check()?,
+            addresses: self.addresses.check()?,
         })
     }
 }

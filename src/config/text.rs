@@ -8,7 +8,12 @@ use reqwest::Url;
 use super::ConfigError;
 
 /// Lists, whose parts are checked one by one.
-const LISTS: [&str; 2] = ["STRIPE_WEBHOOK_SECRET", "CORS_ALLOWED_ORIGINS"];
+const LISTS: [&str; 4] = [
+    "STRIPE_WEBHOOK_SECRET",
+    "CORS_ALLOWED_ORIGINS",
+    "ALLOWED_RETURN_ORIGINS",
+    "EVENTS_ALLOWED_NETWORKS",
+];
 
 /// The variables that `<variable>_FILE` may replace.
 const SECRETS: [&str; 5] = [

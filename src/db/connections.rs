@@ -45,12 +45,9 @@ const LIMITS: &str = "SET statement_timeout = '30s'; SET lock_timeout = '10s'; \
 /// For statements outside transactions.
 const WORKER: &str = "SET ROLE billing_worker";
 
-/// For reading rows by their keys.
-const LOOKUP: &[&str] = &[WORKER, planner::BY_KEY];
-
-/// For looking up credentials, which every request waits for: planning the few
-/// statements takes several times as long as running them.
-const CREDENTIALS: &[&str] = &[WORKER, planner::PLAN_ONCE, planner::JOIN_BY_KEY];
+/// For reading rows by their keys, which requests wait for: planning the few statements
+/// may take longer than running them.
+const LOOKUP: &[&str] = &[WORKER, planner::PLAN_ONCE, planner::JOIN_BY_KEY];
 
 /// The options of all our connections.
 fn prepare(options: PgConnectOptions) -> PgConnectOptions {
@@ -90,17 +87,9 @@ pub fn worker_pool(options: PgConnectOptions, connections: u32) -> PgPool {
         .connect_lazy_with(prepare(options))
 }
 
-/// The same, for reading rows by their keys.
+/// The same, for the few statements that read rows by their keys.
 pub fn lookup_pool(options: PgConnectOptions, connections: u32) -> PgPool {
     opened_with(LOOKUP, connections)
-        .acquire_timeout(ROLE_TIMEOUT)
-        .test_before_acquire(false)
-        .connect_lazy_with(prepare(options))
-}
-
-/// The same, for the few statements that find credentials and what they stand for.
-pub fn credential_pool(options: PgConnectOptions, connections: u32) -> PgPool {
-    opened_with(CREDENTIALS, connections)
         .acquire_timeout(ROLE_TIMEOUT)
         .test_before_acquire(false)
         .connect_lazy_with(prepare(options))

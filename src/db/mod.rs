@@ -19,8 +19,8 @@ use sqlx::Executor as _;
 use sqlx::postgres::PgConnection;
 
 pub use connections::{
-    acquire, attempt, connect, credential_pool, dedicated, is_read_only, is_standby, lookup_pool,
-    pool, server_version, worker_pool,
+    acquire, attempt, connect, dedicated, is_read_only, is_standby, lookup_pool, pool,
+    server_version, worker_pool,
 };
 pub use login::check_login;
 pub use outdated::SchemaOutdated;

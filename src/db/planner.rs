@@ -5,11 +5,8 @@
 /// longer than running them, and their plans do not depend on their values.
 pub const PLAN_ONCE: &str = "SET plan_cache_mode = force_generic_plan";
 
-/// For statements that find rows by their keys: a plan made while a table was
-/// small must not read all of it later.
-pub const BY_KEY: &str = "SET enable_seqscan = off";
-
-/// The same for statements that join rows they found by their keys.
+/// For statements that find rows by their keys, and join them: a plan made while a
+/// table was small must not read all of it later.
 pub const JOIN_BY_KEY: &str = "SET enable_seqscan = off; SET enable_hashjoin = off; \
                                SET enable_mergejoin = off";
 

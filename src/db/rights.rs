@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sqlx::postgres::PgConnection;
 
-/// A table, and what `billing_worker` and `billing_app` may do to it.
+/// A table or view, and what `billing_worker` and `billing_app` may do to it.
 pub type OfTable = (
     &'static str,
     &'static [&'static str],
@@ -17,7 +17,7 @@ const APPEND: &[&str] = &["SELECT", "INSERT"];
 const KEEP: &[&str] = &["SELECT", "INSERT", "UPDATE"];
 const CHANGE: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
 
-/// All table rights that the migrations grant; a test compares. Those of intake and
+/// All rights on tables and views that the migrations grant; a test compares. Those of intake and
 /// the ledger come first, since the first are named first.
 pub const TABLES: &[OfTable] = &[
     ("webhook_events", CHANGE, NOTHING),
@@ -28,6 +28,7 @@ pub const TABLES: &[OfTable] = &[
     ("usage_alerts", CHANGE, READ),
     ("usage_quotas", CHANGE, READ),
     ("usage_quota_overrides", CHANGE, READ),
+    ("effective_usage_quotas", READ, READ),
     ("usage_reports", CHANGE, READ),
     ("usage_charges", KEEP, READ),
     ("organization_features", CHANGE, READ),
@@ -44,6 +45,12 @@ pub const TABLES: &[OfTable] = &[
     ("webhook_dead_letter_sources", CHANGE, NOTHING),
     ("webhook_rejections", CHANGE, NOTHING),
     ("webhook_unclaimed_events", CHANGE, NOTHING),
+    ("outbound_changes", CHANGE, NOTHING),
+    ("outbound_endpoints", CHANGE, NOTHING),
+    ("outbound_streams", KEEP, NOTHING),
+    ("outbound_events", CHANGE, NOTHING),
+    ("outbound_deliveries", CHANGE, NOTHING),
+    ("outbound_lanes", CHANGE, NOTHING),
     ("organizations", KEEP, READ),
     ("organization_members", CHANGE, READ),
     ("users", CHANGE, NOTHING),
@@ -57,7 +64,7 @@ pub const TABLES: &[OfTable] = &[
     ("billing_applied_events", CHANGE, READ),
     ("billing_charges", KEEP, READ),
     ("billing_checkout_sessions", KEEP, READ),
-    ("billing_customers", KEEP, READ),
+    ("billing_customers", CHANGE, READ),
     ("billing_deleted_invoices", KEEP, READ),
     ("billing_discounts", KEEP, READ),
     ("billing_disputes", KEEP, READ),
@@ -69,15 +76,20 @@ pub const TABLES: &[OfTable] = &[
     ("billing_job_totals", KEEP, NOTHING),
     ("billing_payment_methods", CHANGE, READ),
     ("billing_prices", KEEP, NOTHING),
+    ("billing_refunds", KEEP, READ),
     ("billing_schema_migrations", READ, READ),
     ("billing_stripe_requests", KEEP, NOTHING),
     ("billing_subscription_items", CHANGE, READ),
     ("billing_subscription_payments", KEEP, READ),
     ("billing_subscription_schedules", KEEP, READ),
     ("billing_subscriptions", KEEP, READ),
+    ("catalogue_addons", KEEP, NOTHING),
     ("catalogue_metrics", KEEP, NOTHING),
+    ("checkout_sessions", KEEP, READ),
     ("plan_version_prices", APPEND, NOTHING),
     ("plan_versions", APPEND, NOTHING),
+    ("stripe_imports", KEEP, NOTHING),
+    ("stripe_meter_errors", KEEP, NOTHING),
 ];
 
 /// The functions that both roles may call.
@@ -90,6 +102,7 @@ pub const FUNCTIONS: &[&str] = &[
     "public.billing_audit_personal_digest",
     "public.billing_audit_has_entry",
     "public.billing_audit_head_hash",
+    "public.billing_usage_subscription",
 ];
 
 const SCHEMAS: [&str; 2] = ["public", "auth"];

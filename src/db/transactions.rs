@@ -69,7 +69,8 @@ impl PooledTx {
             Err(_) => opening,
         };
         let mut tx = Self {
-            connection: Some(super::acquire(pool).await?),
+            // Connecting is rare, and its future large.
+            connection: Some(Box::pin(super::acquire(pool)).await?),
             phase: Phase::Opening,
             after_commit: Vec::new(),
         };

@@ -3,8 +3,7 @@
 use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 
-use super::{Check, SKEW_SECS, Verdict, connection_fix, guards};
-use crate::app::Database;
+use super::{Check, SKEW_SECS, Subject, Verdict, connection_fix, guards};
 use crate::db::{self, DatabaseError, WorkerTx};
 use crate::migrations::verify;
 use crate::projection;
@@ -21,8 +20,8 @@ const NAMED: usize = 10;
 /// Maximum number of connections of a job, beside the replicas'.
 const SPARE: u32 = 10;
 
-pub async fn check(database: &Database) -> Vec<Check> {
-    let mut owner = match db::connect(&database.owner).await {
+pub async fn check(database: &impl Subject) -> Vec<Check> {
+    let mut owner = match db::connect(database.owner()).await {
         Ok(conn) => conn,
         Err(DatabaseError::Unreachable(error)) => {
             let fix = connection_fix(&error, "MIGRATION_DATABASE_URL, else DATABASE_URL");
@@ -63,7 +62,7 @@ pub async fn check(database: &Database) -> Vec<Check> {
     if logs_in {
         checks.push(guards::wire(database).await);
         checks.push(connections(database).await);
-        let pool = db::pool(database.service.clone(), 1);
+        let pool = db::pool(database.service().clone(), 1);
         checks.extend(event_log(&pool).await);
         checks.push(unclaimed(&pool).await);
         checks.push(users(&pool).await);
@@ -76,7 +75,7 @@ pub async fn check(database: &Database) -> Vec<Check> {
 }
 
 /// The service's login.
-async fn login(database: &Database) -> Check {
+async fn login(database: &impl Subject) -> Check {
     let name = "login";
     match database.check_login().await {
         Ok(()) => Check::ok(name, "row-level security applies to the service's login"),
@@ -106,9 +105,9 @@ async fn writable(conn: &mut PgConnection) -> Check {
 }
 
 /// Whether the embedded server runs the version that is installed.
-async fn embedded(database: &Database, conn: &mut PgConnection) -> Option<Check> {
+async fn embedded(database: &impl Subject, conn: &mut PgConnection) -> Option<Check> {
     let name = "embedded server";
-    let watch = database.embedded.as_ref()?.watch();
+    let watch = database.embedded()?;
     let running = match db::server_version(conn).await {
         Ok(version) => version,
         Err(error) => return Some(Check::unanswered(name, error)),
@@ -131,10 +130,10 @@ async fn embedded(database: &Database, conn: &mut PgConnection) -> Option<Check>
 }
 
 /// Whether connections are left for a job.
-async fn connections(database: &Database) -> Check {
+async fn connections(database: &impl Subject) -> Check {
     let name = "connections";
     let room = async {
-        let mut conn = db::connect(&database.service).await?;
+        let mut conn = db::connect(database.service()).await?;
         Ok::<_, DatabaseError>(db::room(&mut conn).await?)
     };
     match room.await {
@@ -157,9 +156,9 @@ async fn connections(database: &Database) -> Check {
 }
 
 /// The same for a pooler in front of the server.
-async fn pooler(database: &Database, free: i64) -> Check {
+async fn pooler(database: &impl Subject, free: i64) -> Check {
     let name = "connections";
-    match db::short_pooler(&database.service, SPARE).await {
+    match db::short_pooler(database.service(), SPARE).await {
         Ok(None) => Check::ok(name, format!("{free} left")),
         Ok(Some(short)) => Check::warning(
             name,

@@ -2,8 +2,7 @@
 
 use sqlx::postgres::{PgConnection, PgPool};
 
-use super::Check;
-use crate::app::Database;
+use super::{Check, Subject};
 use crate::audit;
 use crate::db::guards::{self, Wire};
 use crate::db::{DatabaseError, WorkerTx};
@@ -14,9 +13,9 @@ use crate::projection;
 const NAMED: i64 = 10;
 
 /// Whether others on the network can read the connection to the database.
-pub async fn wire(database: &Database) -> Check {
+pub async fn wire(database: &impl Subject) -> Check {
     let name = "connection";
-    match guards::wire(&database.service).await {
+    match guards::wire(database.service()).await {
         Ok(wire) => judge(wire),
         Err(DatabaseError::Query(error) | DatabaseError::Unreachable(error)) => {
             Check::unanswered(name, error)

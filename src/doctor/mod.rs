@@ -7,20 +7,26 @@ mod database;
 mod deliveries;
 mod disk;
 mod guards;
+mod issuer;
 mod jobs;
+mod outbound;
 mod service;
 mod stripe;
 mod subscriptions;
 mod usage;
 
+use embedded_postgres::Watch;
 use serde::Serialize;
+use sqlx::postgres::PgConnectOptions;
 
-use crate::db::{self, OpeningRefused};
+use crate::db::{self, DatabaseError, OpeningRefused};
 
 pub use configuration::{Leniency, check as check_configuration};
 pub use database::check as check_database;
 pub use disk::check as check_disk;
+pub use issuer::check as check_issuer;
 pub use jobs::check as check_jobs;
+pub use outbound::check as check_outbound;
 pub use service::{Service, check as check_service};
 pub use stripe::check as check_stripe;
 pub use subscriptions::check as check_subscriptions;
@@ -28,6 +34,18 @@ pub use usage::check as check_usage;
 
 /// Maximum difference between clocks; beyond it, signatures begin to fail.
 const SKEW_SECS: u64 = 60;
+
+/// The database, as it is checked.
+pub trait Subject {
+    /// For `serve` and the jobs.
+    fn service(&self) -> &PgConnectOptions;
+    /// For migrations.
+    fn owner(&self) -> &PgConnectOptions;
+    /// The embedded server, if it is that.
+    fn embedded(&self) -> Option<Watch>;
+    fn check_login(&self) -> impl Future<Output = Result<(), DatabaseError>>;
+    fn check_owner(&self) -> impl Future<Output = Result<(), DatabaseError>>;
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -6,6 +6,7 @@ use sqlx::postgres::PgPool;
 use super::{Check, SKEW_SECS, deliveries};
 use crate::catalogue::{self, Action, Catalogue};
 use crate::config::StripeConfig;
+use crate::payment_methods::{self, PortalOffer};
 use crate::projection::{FURTHER_TYPES, LINKING_TYPE, MAIN_TYPES};
 use crate::stripe::client::{
     API_VERSION, Client, ErrorKind, Response, StripeError, WebhookEndpoint,
@@ -35,6 +36,7 @@ pub async fn check(
         checks.push(version());
         checks.extend(endpoint(client.webhook_endpoints().await));
         checks.push(in_step(client, catalogue).await);
+        checks.push(portal(client).await);
     }
     checks.push(deliveries::last(pool).await);
     checks.push(deliveries::refused(pool).await);
@@ -166,6 +168,28 @@ fn sends_further(endpoint: &WebhookEndpoint) -> Check {
     let fix = "select them at the endpoint in Stripe, then run `webhooks backfill`; without them, refunds, \
                disputes, deleted customers, renewed cards, pending and scheduled changes go unnoticed";
     Check::warning(name, format!("not sent: {}", missing.join(", ")), fix)
+}
+
+/// Customers who change or cancel in Stripe's portal go around this service.
+async fn portal(client: &Client) -> Check {
+    let name = "customer portal";
+    match payment_methods::inspect_portal(client).await {
+        Ok(PortalOffer::AsWeSet) => Check::ok(name, "offers cards, invoices and contact data"),
+        Ok(PortalOffer::NotMade) => {
+            Check::skipped(name, "is configured when a customer first asks for it")
+        }
+        Ok(PortalOffer::TooMuch) => Check::failed(
+            name,
+            "its configuration of this service offers to cancel or to change the plan",
+            "the next session of the portal sets it right; leave that configuration alone in \
+             Stripe's dashboard",
+        ),
+        Err(error) => Check::warning(
+            name,
+            error.to_string(),
+            "give the key the right to write the customer portal",
+        ),
+    }
 }
 
 async fn in_step(client: &Client, catalogue: &Catalogue) -> Check {

@@ -64,6 +64,11 @@ fn judge(findings: &Findings) -> Vec<Check> {
             "let the endpoint in Stripe send subscription_schedule.*, then run `subscriptions reconcile --apply`",
         ),
         found(
+            "rejected usage",
+            &findings.rejected_usage,
+            "`usage rejected` lists it; docs/runbook.md, UsageRejected, says what to do",
+        ),
+        found(
             "double metered items",
             &findings.double_meters,
             "remove all but one of the items in Stripe, and refund what was billed twice",

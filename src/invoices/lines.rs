@@ -69,7 +69,7 @@ async fn fetch(
     audit::lock_chains(tx.conn(), &[organization_id]).await?;
     if store::is_unchanged(&mut tx, incomplete).await? {
         projection::replace_invoice_lines(tx.conn(), organization_id, &invoice).await?;
-        projection::erasure::clear_again(tx.conn(), organization_id).await?;
+        projection::erasure::clear_again(tx.conn(), &[organization_id]).await?;
         store::mark_complete(&mut tx, &incomplete.id).await?;
     }
     tx.commit().await?;

@@ -98,12 +98,3 @@ pub struct Position {
     created_at: Option<Timestamp>,
     id: String,
 }
-
-impl Position {
-    fn of(invoice: &Invoice) -> Self {
-        Self {
-            created_at: invoice.created_at,
-            id: invoice.id.clone(),
-        }
-    }
-}

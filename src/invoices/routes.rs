@@ -8,7 +8,7 @@ use utoipa_axum::routes;
 use super::{Details, Invoice, Position, store};
 use crate::server::Shared;
 use crate::server::extract::{Path, Query};
-use crate::server::pagination::page::{Page, Paging};
+use crate::server::pagination::page::{Listed, Page, Paging};
 use crate::server::problem::Problem;
 use crate::server::routes::{Permission, Routes, tenant};
 use crate::tenancy::auth::Principal;
@@ -19,6 +19,17 @@ pub fn routes() -> Routes<Shared> {
         .route(routes!(list), read)
         .route(routes!(one), read)
         .route(routes!(pdf), read.any_accept())
+}
+
+impl Listed for Invoice {
+    type Position = Position;
+
+    fn position(&self) -> Position {
+        Position {
+            created_at: self.created_at,
+            id: self.id.clone(),
+        }
+    }
 }
 
 /// Invoices, newest first
@@ -36,12 +47,10 @@ async fn list(
     Query(paging): Query<Paging>,
 ) -> Result<axum::Json<Page<Invoice>>, Problem> {
     let organization = caller.organization_id;
-    let cursors = shared.cursors.of(organization, "invoices", &()).await?;
-    let after: Option<Position> = cursors.place(paging.cursor.as_deref())?;
+    let page = shared.page(organization, "invoices", &paging).await?;
     let mut tx = shared.read(organization).await?;
-    let rows = store::list(&mut tx, after.as_ref(), paging.limit.rows()).await?;
-    let page = Page::of(rows, paging.limit, &cursors, Position::of);
-    Ok(axum::Json(page))
+    let rows = store::list(&mut tx, page.after.as_ref(), page.rows()).await?;
+    Ok(axum::Json(page.of(rows)))
 }
 
 /// An invoice with its lines

@@ -11,6 +11,7 @@ mod push;
 pub mod reconciliation;
 pub mod retention;
 mod runs;
+pub mod stripe_import;
 pub mod usage_report;
 pub mod webhook_retry;
 

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::runs::Counters;
-use crate::http_client::http_client;
+use crate::http_client::{http_client, reason};
 
 #[derive(Debug, thiserror::Error)]
 #[error("PUSHGATEWAY_URL: is not an http:// or https:// URL")]
@@ -12,8 +12,9 @@ pub struct PushUrlError;
 /// Why metrics were not pushed.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
-    #[error(transparent)]
-    Http(#[from] reqwest::Error),
+    /// Without the URL, which may contain a password.
+    #[error("the Pushgateway cannot be reached: {0}")]
+    Unreachable(String),
     /// Also for redirects, which are not followed.
     #[error("the Pushgateway answers {0}; PUSHGATEWAY_URL must name it directly")]
     Refused(reqwest::StatusCode),
@@ -52,11 +53,10 @@ impl PushGateway {
             path.pop_if_empty().extend(["metrics", "job", job]);
         }
         // POST replaces by name: a failed run leaves the time of the last success.
-        let answer = http_client()?
-            .post(url)
-            .body(render(totals, succeeded_at))
-            .send()
-            .await?;
+        let unreachable = |error| PushError::Unreachable(reason(error));
+        let client = http_client().map_err(unreachable)?;
+        let request = client.post(url).body(render(totals, succeeded_at));
+        let answer = request.send().await.map_err(unreachable)?;
         match answer.status() {
             status if status.is_success() => Ok(()),
             status => Err(PushError::Refused(status)),

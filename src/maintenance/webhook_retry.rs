@@ -8,7 +8,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::Run;
 use super::push::PushGateway;
-use crate::db::WorkerTx;
+use crate::db::{self, WorkerTx};
 use crate::webhooks::worker::{Processor, Tally};
 use crate::webhooks::{self, leases};
 
@@ -50,7 +50,11 @@ pub async fn run(
 
 /// With `all`, events that wait for their next attempt are due now.
 async fn work(processor: &Processor, all: bool) -> Result<Tally, sqlx::Error> {
-    processor.bring_back().await?;
+    match processor.bring_back().await {
+        Err(error) if db::is_outage(&error) => return Err(error),
+        // It is logged, and keeps nothing that is due from being processed.
+        _ => {}
+    }
     let mut tx = WorkerTx::begin(&processor.pool).await?;
     if all {
         leases::make_due(tx.conn()).await?;

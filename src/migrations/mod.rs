@@ -78,6 +78,23 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260119040000", "allowance_periods"),
     ("20260119050000", "catalogue_metrics"),
     ("20260119060000", "unentered_changes"),
+    ("20260120010000", "counted_usage"),
+    ("20260120020000", "refunds"),
+    ("20260120030000", "effective_quotas"),
+    ("20260120030100", "idempotency_callers"),
+    ("20260120060000", "billed_subscriptions"),
+    ("20260120070000", "usage_subscription"),
+    ("20260121010000", "addons"),
+    ("20260122010000", "payment_method_requests"),
+    ("20260122020000", "checkout_sessions"),
+    ("20260122030000", "checkout_decisions"),
+    ("20260122060000", "read_only_operators"),
+    ("20260122070000", "stripe_imports"),
+    ("20260123010000", "outbox"),
+    ("20260123020000", "holds"),
+    ("20260123040000", "settled_holds"),
+    ("20260124010000", "subscription_lookup"),
+    ("20260124020000", "audit_log_order"),
 ];
 
 /// A migration and its state in the database.

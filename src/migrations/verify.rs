@@ -36,6 +36,7 @@ pub const TENANT_TABLES: &[(&str, bool)] = &[
     ("billing_alerts", true),
     ("billing_applied_events", true),
     ("billing_disputes", true),
+    ("billing_refunds", true),
     ("billing_invoice_payments", true),
     ("billing_checkout_sessions", true),
     ("billing_deleted_invoices", true),
@@ -60,9 +61,19 @@ pub const TENANT_TABLES: &[(&str, bool)] = &[
     ("usage_pending_levels", true),
     ("organization_features", true),
     ("feature_overrides", true),
+    ("checkout_sessions", true),
     ("billing_subscription_schedules", true),
     ("billing_discounts", true),
+    ("outbound_changes", false),
+    ("outbound_streams", false),
+    ("outbound_events", false),
+    ("outbound_deliveries", false),
+    ("outbound_lanes", false),
 ];
+
+/// The ledger under the name that operators use, where Prisma has no table of its own, and
+/// the quotas in force.
+const VIEWS: [&str; 2] = ["_prisma_migrations", "effective_usage_quotas"];
 
 /// Tables without tenants' data that row-level security closes as well.
 const CLOSED_TABLES: &[&str] = &[
@@ -77,9 +88,13 @@ const CLOSED_TABLES: &[&str] = &[
     "webhook_rejections",
     "webhook_dead_letter_sources",
     "plan_versions",
+    "catalogue_addons",
     "catalogue_metrics",
+    "stripe_meter_errors",
     "billing_prices",
     "plan_version_prices",
+    "outbound_endpoints",
+    "stripe_imports",
 ];
 
 /// The migrations' ledger.
@@ -148,7 +163,7 @@ pub async fn verify(conn: &mut PgConnection) -> Result<Vec<Check>, sqlx::Error> 
     tenancy::privileges(conn, &mut checks).await?;
     whole_rights(conn, &mut checks).await?;
     functions(conn, &mut checks).await?;
-    ledger_view(conn, &mut checks).await?;
+    views(conn, &mut checks).await?;
     triggers(conn, &mut checks).await?;
     large_objects(conn, &mut checks).await?;
     audit_round_trip(conn, &mut checks).await?;
@@ -254,23 +269,24 @@ async fn functions(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(
     Ok(())
 }
 
-/// The ledger under the name that operators use, or Prisma's own table.
-async fn ledger_view(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(), sqlx::Error> {
-    let as_caller: Option<bool> = sqlx::query_scalar(
-        "SELECT relkind <> 'v' OR coalesce('security_invoker=true' = ANY(reloptions), false)
-           FROM pg_class WHERE oid = to_regclass('public._prisma_migrations')",
-    )
-    .fetch_optional(&mut *conn)
-    .await?;
-    let problem = match as_caller {
-        None => Some(format!("is missing: {RERUN}")),
-        Some(false) => Some(
-            "reads as its owner: ALTER VIEW _prisma_migrations SET (security_invoker = true)"
-                .to_owned(),
-        ),
-        Some(true) => None,
-    };
-    check(checks, "view _prisma_migrations", problem);
+async fn views(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(), sqlx::Error> {
+    for view in VIEWS {
+        let as_caller: Option<bool> = sqlx::query_scalar(
+            "SELECT relkind <> 'v' OR coalesce('security_invoker=true' = ANY(reloptions), false)
+               FROM pg_class WHERE oid = to_regclass('public.' || $1)",
+        )
+        .bind(view)
+        .fetch_optional(&mut *conn)
+        .await?;
+        let problem = match as_caller {
+            None => Some(format!("is missing: {RERUN}")),
+            Some(false) => Some(format!(
+                "reads as its owner: ALTER VIEW {view} SET (security_invoker = true)"
+            )),
+            Some(true) => None,
+        };
+        check(checks, format!("view {view}"), problem);
+    }
     Ok(())
 }
 

@@ -1,11 +1,47 @@
-//! Payment methods: read only. The projection writes them from Stripe's events.
+//! Payment methods: what the mirror has of them, the ways to add, choose and
+//! remove one, and Stripe's customer portal. The acts themselves are
+//! `subscriptions::cards`, since a change of plan has the only card charged.
 
+mod portal;
 pub mod routes;
 mod store;
+
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use portal::{PortalOffer, inspect as inspect_portal};
+
+use crate::server::Shared;
+use crate::server::return_address::ReturnAddresses;
+use crate::subscriptions::Subscriptions;
+use portal::Portal;
+
+/// What the handlers need.
+#[derive(Clone)]
+pub struct PaymentMethods {
+    shared: Shared,
+    subscriptions: Subscriptions,
+    addresses: Arc<ReturnAddresses>,
+    portal: Portal,
+}
+
+impl PaymentMethods {
+    pub fn new(
+        shared: Shared,
+        subscriptions: Subscriptions,
+        addresses: Arc<ReturnAddresses>,
+    ) -> Self {
+        Self {
+            portal: Portal::new(addresses.default_address()),
+            shared,
+            subscriptions,
+            addresses,
+        }
+    }
+}
 
 /// A payment method of the organization's customer. At most the last four digits
 /// of its number are known.
@@ -16,6 +52,9 @@ pub struct PaymentMethod {
     pub id: String,
     /// Stripe's type, such as card or sepa_debit.
     pub r#type: String,
+    /// Whether invoices are charged to it: the customer's default, or the only one of a
+    /// customer without a default.
+    pub is_default: bool,
     #[schema(required)]
     pub brand: Option<String>,
     #[schema(required)]
@@ -33,16 +72,7 @@ pub struct PaymentMethod {
 
 /// A payment method's position in the list, newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Position {
+pub struct Position {
     created_at: Timestamp,
     id: String,
-}
-
-impl Position {
-    fn of(method: &PaymentMethod) -> Self {
-        Self {
-            created_at: method.created_at,
-            id: method.id.clone(),
-        }
-    }
 }

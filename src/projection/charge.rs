@@ -65,7 +65,7 @@ pub async fn apply(
 }
 
 /// Updates the batch's charges from other objects: the invoice that they paid,
-/// and whether they are disputed.
+/// whether they are disputed, and which refunds have failed.
 pub async fn link(conn: &mut PgConnection, decoded: &[Decoded<'_>]) -> Result<(), sqlx::Error> {
     let mut named = BTreeSet::new();
     for event in decoded {
@@ -73,6 +73,7 @@ pub async fn link(conn: &mut PgConnection, decoded: &[Decoded<'_>]) -> Result<()
         let id = match &event.object {
             BillingObject::Charge(charge) => Some(&charge.id),
             BillingObject::Dispute(dispute) => Some(&dispute.charge_id),
+            BillingObject::Refund(refund) => refund.charge_id.as_ref(),
             BillingObject::InvoicePayment(payment) => payment
                 .charge_id
                 .as_ref()

@@ -7,6 +7,7 @@ use super::event_types::read_object;
 use super::types::{Context, Handled, HandlerError};
 use super::versions::Mirrored as _;
 use crate::event_log::StoredEvent;
+use crate::metering::reports;
 use crate::stripe::event;
 use crate::stripe::event::EventData;
 use crate::stripe::objects::BillingObject;
@@ -31,7 +32,8 @@ pub fn decode<'a>(
     index: usize,
     event: &'a StoredEvent,
 ) -> Result<Decoded<'a>, Result<Handled, HandlerError>> {
-    if !super::HANDLED_TYPES.contains(&event.event_type.as_str()) {
+    let is_noted = reports::REJECTION_TYPES.contains(&event.event_type.as_str());
+    if !is_noted && !super::HANDLED_TYPES.contains(&event.event_type.as_str()) {
         return Err(Ok(Handled::Ignored));
     }
     if let Some(account) = &event.account {
@@ -42,6 +44,9 @@ pub fn decode<'a>(
         .is_some_and(|live| live != event.livemode)
     {
         return Err(Ok(Handled::LivemodeMismatch));
+    }
+    if is_noted {
+        return Err(Ok(Handled::Noted));
     }
     let data = EventData::read(&event.payload).map_err(|error| {
         // A thin event names an object without its content.
@@ -75,6 +80,7 @@ fn order_of(object: &BillingObject, event_type: &str, created: i64) -> EventOrde
             rank: 0,
         },
         BillingObject::Dispute(object) => object.order(event_type, created),
+        BillingObject::Refund(object) => object.order(event_type, created),
         BillingObject::InvoicePayment(object) => object.order(event_type, created),
         BillingObject::CheckoutSession(object) => object.order(event_type, created),
         BillingObject::SubscriptionSchedule(object) => object.order(event_type, created),

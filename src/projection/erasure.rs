@@ -7,9 +7,9 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::decode::Decoded;
-use super::store;
-pub use super::store::erasure::{clear_again, clear_alerts, clear_texts, delete_payment_methods};
+pub use super::store::erasure::{clear_alerts, clear_texts, delete_payment_methods};
 use super::types::{Handled, HandlerError};
+use crate::audit;
 use crate::event_log;
 use crate::stripe::objects::BillingObject;
 
@@ -20,8 +20,18 @@ pub(super) async fn erased(
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
     let owners: BTreeSet<Uuid> = decoded.iter().filter_map(|event| event.owner).collect();
     let owners: Vec<Uuid> = owners.into_iter().collect();
-    let erased = store::erasure::erased(conn, &owners).await?;
-    Ok(erased.into_iter().collect())
+    audit::erased(conn, &owners).await
+}
+
+/// Clears what was written about those of `organizations` that were erased before.
+pub async fn clear_again(
+    conn: &mut PgConnection,
+    organizations: &[Uuid],
+) -> Result<(), sqlx::Error> {
+    for erased in audit::erased(conn, organizations).await? {
+        clear_texts(conn, erased).await?;
+    }
+    Ok(())
 }
 
 /// Leaves out events of `erased` organizations that have nothing but personal data, and empties

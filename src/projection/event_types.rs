@@ -4,7 +4,7 @@ use super::types::{Handled, HandlerError};
 use crate::stripe::event::EventData;
 use crate::stripe::objects::{
     BillingObject, Charge, CheckoutSession, Customer, Discount, Dispute, Invoice, InvoicePayment,
-    PaymentMethod, Subscription, SubscriptionSchedule,
+    PaymentMethod, Refund, Subscription, SubscriptionSchedule,
 };
 
 /// The mirror needs these to be correct.
@@ -25,7 +25,7 @@ pub const MAIN_TYPES: [&str; 12] = [
 
 /// The mirror needs these for refunds, disputes, deleted customers and drafts,
 /// renewed cards, pending and scheduled changes and checkouts.
-pub const FURTHER_TYPES: [&str; 27] = [
+pub const FURTHER_TYPES: [&str; 30] = [
     "invoice.paid",
     "invoice.voided",
     "invoice.marked_uncollectible",
@@ -39,6 +39,9 @@ pub const FURTHER_TYPES: [&str; 27] = [
     "customer.subscription.pending_update_applied",
     "customer.subscription.pending_update_expired",
     "charge.refunded",
+    "refund.created",
+    "refund.updated",
+    "refund.failed",
     "charge.dispute.created",
     "charge.dispute.closed",
     "payment_method.updated",
@@ -59,6 +62,10 @@ pub const FURTHER_TYPES: [&str; 27] = [
 /// 2025-03-31.
 pub const LINKING_TYPE: &str = "invoice_payment.paid";
 
+/// Says what `refund.updated` and `refund.failed` do; endpoints of before API version
+/// 2024-10-28 may send it alone, and of some ways to pay only.
+pub const FORMER_REFUND_TYPE: &str = "charge.refund.updated";
+
 /// Say what a discount takes off and until when, and when it is gone. Subscriptions and
 /// customers name their discounts too, so that an endpoint need not send these.
 pub const DISCOUNT_TYPES: [&str; 3] = [
@@ -68,8 +75,8 @@ pub const DISCOUNT_TYPES: [&str; 3] = [
 ];
 
 /// All event types that are projected.
-pub const HANDLED_TYPES: [&str; 43] = {
-    let mut all = [LINKING_TYPE; 43];
+pub const HANDLED_TYPES: [&str; 47] = {
+    let mut all = [LINKING_TYPE; 47];
     let mut at = 0;
     while at < MAIN_TYPES.len() {
         all[at] = MAIN_TYPES[at];
@@ -85,6 +92,7 @@ pub const HANDLED_TYPES: [&str; 43] = {
         all[at + discount] = DISCOUNT_TYPES[discount];
         discount += 1;
     }
+    all[at + discount] = FORMER_REFUND_TYPE;
     all
 };
 
@@ -118,6 +126,10 @@ pub(super) fn action(event_type: &str) -> &'static str {
         "charge.succeeded" => "charge_succeeded",
         "charge.failed" => "charge_failed",
         "charge.refunded" => "charge_refunded",
+        "charge.refund.updated" => "charge_refund_updated",
+        "refund.created" => "refund_created",
+        "refund.updated" => "refund_updated",
+        "refund.failed" => "refund_failed",
         "charge.dispute.created" => "charge_dispute_created",
         "charge.dispute.closed" => "charge_dispute_closed",
         "payment_method.attached" => "payment_method_attached",
@@ -158,6 +170,8 @@ pub(super) fn read_object(
         InvoicePayment::read(object).map(|o| BillingObject::InvoicePayment(Box::new(o)))
     } else if family("charge.dispute.") {
         Dispute::read(object).map(|o| BillingObject::Dispute(Box::new(o)))
+    } else if family("refund.") || family("charge.refund.") {
+        Refund::read(object).map(|o| BillingObject::Refund(Box::new(o)))
     } else if family("charge.") {
         Charge::read(object).map(|o| BillingObject::Charge(Box::new(o)))
     } else if family("checkout.session.") {

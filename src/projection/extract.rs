@@ -82,6 +82,7 @@ const READ: &[&str] = &[
     "expires_at",
     "failure_code",
     "failure_message",
+    "failure_reason",
     "feedback",
     "finalized_at",
     "forgiven",
@@ -271,7 +272,7 @@ pub async fn remove_payloads(
 mod tests {
     use super::*;
 
-    const SOURCES: [&str; 11] = [
+    const SOURCES: [&str; 12] = [
         include_str!("../stripe/objects/charge.rs"),
         include_str!("../stripe/objects/checkout_session.rs"),
         include_str!("../stripe/objects/customer.rs"),
@@ -281,6 +282,7 @@ mod tests {
         include_str!("../stripe/objects/invoice.rs"),
         include_str!("../stripe/objects/invoice_payment.rs"),
         include_str!("../stripe/objects/payment_method.rs"),
+        include_str!("../stripe/objects/refund.rs"),
         include_str!("../stripe/objects/subscription.rs"),
         include_str!("../stripe/objects/subscription_schedule.rs"),
     ];

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use billing_domain::event_order::EventOrder;
 use billing_domain::money;
+use billing_domain::status::InvoiceStatus;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -49,14 +50,12 @@ impl Mirrored for Invoice {
                 rank: DELETED_RANK,
             };
         }
-        let status = self.status.as_deref().unwrap_or("draft");
-        let (terminal, stage) = match status {
-            "draft" => (false, 0),
-            "open" => (false, 1),
+        let (terminal, stage) = match &self.status {
+            None | Some(InvoiceStatus::Draft) => (false, 0),
+            Some(InvoiceStatus::Open) => (false, 1),
             // Both are final.
-            "paid" | "void" => (true, 3),
-            // Uncollectible, or a status unknown to this version.
-            _ => (false, 2),
+            Some(InvoiceStatus::Paid | InvoiceStatus::Void) => (true, 3),
+            Some(InvoiceStatus::Uncollectible | InvoiceStatus::Unknown(_)) => (false, 2),
         };
         // Within one second and status, these two come first.
         let event_rank = match event_type {
@@ -180,10 +179,10 @@ fn payment_of(event: &Decoded<'_>) -> Option<Payment> {
 pub fn touches_status(invoice: &Invoice, event_type: &str) -> bool {
     invoice.subscription_id.is_some()
         && (event_type.starts_with("invoice.payment_")
-            || matches!(
-                invoice.status.as_deref(),
-                Some("paid" | "void" | "uncollectible")
-            ))
+            || invoice
+                .status
+                .as_ref()
+                .is_some_and(InvoiceStatus::is_settled))
 }
 
 fn failed_payment(event: &Decoded<'_>) -> Option<NewAlert> {

@@ -53,7 +53,8 @@ pub async fn end_missing(
         });
     }
     let mut effects = Effects::of(actor);
-    plan_assignment::assign_plans(conn, catalogue, &organizations, sources, &mut effects).await?;
+    plan_assignment::assign_plans(conn, catalogue, &organizations, sources, &[], &mut effects)
+        .await?;
     Ok(EndedHere {
         before,
         entries: effects.entries,

@@ -29,6 +29,7 @@ mod periods;
 mod plan_assignment;
 mod price_changes;
 mod price_swaps;
+mod refund;
 mod schedule;
 mod store;
 mod stripe_response;
@@ -45,6 +46,7 @@ use uuid::Uuid;
 use crate::audit::{self, Actor};
 pub use crate::config::UnknownCustomers;
 use crate::event_log::StoredEvent;
+use crate::metering::reports;
 pub use customer::mirror as mirror_customer;
 use decode::Decoded;
 pub use discount::coupon_known;
@@ -52,6 +54,9 @@ use event_types::action;
 pub use event_types::{DISCOUNT_TYPES, FURTHER_TYPES, HANDLED_TYPES, LINKING_TYPE, MAIN_TYPES};
 pub use extract::{Emptied, extract, remove_payloads};
 pub use missing_subscriptions::{EndedHere, end_missing};
+pub use owner::organizations_in;
+pub use payment_method::mirror as mirror_payment_method;
+pub use plan_assignment::{PlanSource, plan_of};
 pub use price_changes::repriced_since;
 pub use schedule::prices_of as prices_of_schedule;
 pub use store::customers::second_customers;
@@ -59,7 +64,7 @@ pub use store::discounts::{Unexplained, unexplained};
 pub use store::invoice_lines::replace_all as replace_invoice_lines;
 pub use store::unclaimed::count as unclaimed;
 pub use store::updated;
-pub use stripe_response::{MirrorError, MirrorOutcome, StripeResponse, mirror};
+pub use stripe_response::{MirrorError, MirrorOutcome, ResponseKind, StripeResponse, mirror};
 pub use types::{Applied, Batch, Context, Handled, HandlerError, NewAlert, report_alerts};
 use types::{Effects, Results};
 
@@ -88,6 +93,7 @@ pub async fn apply(
             Err(result) => results[index] = Some(result),
         }
     }
+    note_rejected_usage(conn, events, &results).await?;
     let found = owner::find(conn, context, &mut decoded).await?;
     for (index, result) in found.unowned {
         results[index] = Some(result);
@@ -121,6 +127,20 @@ pub async fn apply(
     let answered = |result: Option<_>| result.expect("each event has its result");
     applied.results = results.into_iter().map(answered).collect();
     Ok(applied)
+}
+
+/// Enters the events about usage that Stripe rejected.
+async fn note_rejected_usage(
+    conn: &mut PgConnection,
+    events: &[&StoredEvent],
+    results: &[Option<Result<Handled, HandlerError>>],
+) -> Result<(), sqlx::Error> {
+    let noted = events.iter().zip(results);
+    let noted = noted.filter(|(_, result)| matches!(result, Some(Ok(Handled::Noted))));
+    let noted: Vec<_> = noted
+        .map(|(event, _)| (&*event.id, &*event.event_type, event.created))
+        .collect();
+    reports::enter_meter_errors(conn, &noted).await
 }
 
 /// The organizations that a batch may change.
@@ -218,6 +238,7 @@ async fn apply_decoded(
     checkout_session::apply(conn, &mut results, effects).await?;
     charge::apply(conn, &mut results, effects).await?;
     dispute::apply(conn, &mut results, effects).await?;
+    refund::apply(conn, &mut results, effects).await?;
     invoice_payment::apply(conn, &mut results, effects).await?;
     charge::link(conn, decoded).await?;
     payment_method::apply(conn, &mut results, effects).await?;

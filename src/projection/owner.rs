@@ -226,7 +226,9 @@ fn customer_of(object: &BillingObject) -> Option<&str> {
         BillingObject::CheckoutSession(o) => o.customer_id.as_deref(),
         BillingObject::SubscriptionSchedule(o) => o.customer_id.as_deref(),
         BillingObject::Discount(o) => o.customer_id.as_deref(),
-        BillingObject::Dispute(_) | BillingObject::InvoicePayment(_) => None,
+        BillingObject::Dispute(_) | BillingObject::Refund(_) | BillingObject::InvoicePayment(_) => {
+            None
+        }
     }
 }
 
@@ -240,6 +242,7 @@ fn claims(object: &BillingObject) -> impl Iterator<Item = &str> {
         BillingObject::PaymentMethod(o) => (Some(&o.metadata), None, None),
         BillingObject::Customer(o) => (Some(&o.metadata), None, None),
         BillingObject::Dispute(o) => (Some(&o.metadata), None, None),
+        BillingObject::Refund(o) => (Some(&o.metadata), None, None),
         BillingObject::CheckoutSession(o) => (Some(&o.metadata), None, o.reference()),
         BillingObject::SubscriptionSchedule(o) => (Some(&o.metadata), None, None),
         BillingObject::Discount(_) | BillingObject::InvoicePayment(_) => (None, None, None),
@@ -251,7 +254,8 @@ fn claims(object: &BillingObject) -> impl Iterator<Item = &str> {
         .chain(reference)
 }
 
-fn organizations_in(metadata: &Map<String, Value>) -> impl Iterator<Item = &str> {
+/// What metadata call the organization, under each of the keys.
+pub fn organizations_in(metadata: &Map<String, Value>) -> impl Iterator<Item = &str> {
     ORGANIZATION_KEYS
         .iter()
         .filter_map(|key| metadata.get(*key)?.as_str())
@@ -262,6 +266,7 @@ fn subject(object: &BillingObject) -> Option<&str> {
     match object {
         BillingObject::PaymentMethod(o) if o.customer_id.is_none() => Some(&o.id),
         BillingObject::Dispute(o) => Some(&o.charge_id),
+        BillingObject::Refund(o) => o.charge_id.as_deref(),
         BillingObject::InvoicePayment(o) => Some(&o.invoice_id),
         _ => None,
     }

@@ -1,12 +1,14 @@
 //! Projects payment methods.
 
 use billing_domain::event_order::EventOrder;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
+use uuid::Uuid;
 
-use super::store;
 use super::types::{Effects, Results};
-use super::versions::{Mirrored, merge};
+use super::versions::{Mirrored, Version, merge};
+use super::{erasure, store};
 use crate::stripe::objects::{BillingObject, PaymentMethod};
 
 impl Mirrored for PaymentMethod {
@@ -51,6 +53,42 @@ pub async fn apply(
         })
         .await?;
     store::payment_methods::save(conn, &merged).await
+}
+
+/// Ranks after the events of its second, those that our own request caused among them.
+const RESPONSE_RANK: u8 = 2;
+
+/// Mirrors a payment method as Stripe answered at `at`, within a transaction that holds
+/// the organization's audit chain. Returns its summary before, and now.
+pub async fn mirror(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    method: PaymentMethod,
+    at: Timestamp,
+) -> Result<(Option<Value>, Value), sqlx::Error> {
+    let key = (organization_id, method.id.clone());
+    let stored = store::payment_methods::load(conn, std::slice::from_ref(&key)).await?;
+    let stored = stored.get(&key);
+    let order = EventOrder {
+        terminal: method.status == "detached",
+        created: at.as_second(),
+        rank: RESPONSE_RANK,
+    };
+    let before = stored.map(|one| one.summary.clone());
+    if stored.is_some_and(|newer| order < newer.version.order()) {
+        let now = before.clone().unwrap_or_default();
+        return Ok((before, now));
+    }
+    let after = summary(&method);
+    let merged = merge::MergedObject {
+        organization_id,
+        version: Version::at(order, at, format!("request:{}", Uuid::now_v7())),
+        snapshot: method,
+        undecided: false,
+    };
+    store::payment_methods::save(conn, &[merged]).await?;
+    erasure::clear_again(conn, &[organization_id]).await?;
+    Ok((before, after))
 }
 
 /// Without a card's digits and country: nothing can be erased from the audit chain.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use billing_domain::event_order;
-use billing_domain::subscription::{grants_plan, is_ended};
+use billing_domain::status::SubscriptionStatus;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -53,7 +53,7 @@ pub fn moved(
         stored.get(&key).is_none_or(|old| {
             old.period != catalogue.period_of(new)
                 || old.counting_period != catalogue.counting_period_of(new)
-                || grants_plan(&old.status) != grants_plan(&change.status)
+                || old.status.grants_plan() != change.status.grants_plan()
         })
     };
     let organizations = changes.iter().filter(differs);
@@ -71,8 +71,8 @@ pub fn resumed(stored: &BTreeMap<ObjectKey, StoredSubscription>, changes: &[Chan
             change.merged.organization_id,
             change.merged.snapshot.id.clone(),
         );
-        let was = stored.get(&key).map(|old| old.status.as_str());
-        matches!(was, Some("unpaid" | "paused")) && grants_plan(&change.status)
+        let was = stored.get(&key).map(|old| &old.status);
+        was.is_some_and(SubscriptionStatus::is_suspended) && change.status.grants_plan()
     };
     let resumed = changes.iter().filter(resumes);
     resumed
@@ -104,7 +104,7 @@ pub async fn ended_periods(
         };
         told.extend(begun(catalogue, owner, &event.data, subscription));
         told.extend(ended(catalogue, owner, subscription));
-        if is_ended(&subscription.status) {
+        if subscription.status.is_ended() {
             let others = stored
                 .keys()
                 .filter(|(of, id)| *of == owner && *id != subscription.id);
@@ -147,7 +147,7 @@ fn begun(
     let before = before(data)?;
     let (end, _) = catalogue.counting_period_of(after);
     // Usage of a suspended subscription is free.
-    let counted = grants_plan(&before.status);
+    let counted = before.status.grants_plan();
     let told = counted.then(|| over(catalogue, owner, &before, end?.as_second()))??;
     let cause = data.caused_by.as_deref();
     Some(ClosedPeriod {
@@ -158,7 +158,7 @@ fn begun(
 
 /// The last period of an ended subscription.
 fn ended(catalogue: &Catalogue, owner: Uuid, subscription: &Subscription) -> Option<ClosedPeriod> {
-    let canceled = subscription.status == "canceled";
+    let canceled = subscription.status == SubscriptionStatus::Canceled;
     let end = subscription.ended_at.filter(|_| canceled)?;
     let told = over(catalogue, owner, subscription, end.as_second())?;
     let by_schedule = subscription.cancel_at == Some(end);
@@ -183,6 +183,7 @@ fn over(
     });
     (start < end).then(|| ClosedPeriod {
         organization_id,
+        subscription_id: subscription.id.clone(),
         created: subscription.created.map_or(start, |at| at.as_second()),
         start,
         end,

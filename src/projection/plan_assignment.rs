@@ -1,13 +1,13 @@
 //! Assigns an organization's plan and quotas from its subscriptions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use billing_domain::grace_period::EndReason;
-use billing_domain::subscription::grants_plan;
+use billing_domain::status::SubscriptionStatus;
 
 use super::known_tier::{self, KnownTier};
 use super::store;
@@ -15,6 +15,7 @@ use super::types::Effects;
 use super::versions::merge::ObjectKey;
 use crate::audit::{Actor, NewEntry};
 use crate::catalogue::{Bought, Catalogue};
+use crate::metering::charges::{self, Booked};
 use crate::metering::grace;
 use crate::metering::quotas::{self, HeldPlan};
 
@@ -34,7 +35,7 @@ pub struct PlanHolding {
 /// A subscription as a source of the plan.
 pub struct PlanSource {
     pub subscription_id: String,
-    pub status: String,
+    pub status: SubscriptionStatus,
     /// `None` if the catalogue knows none of its prices.
     pub plan_tier: Option<String>,
     /// The version of the plan that it has.
@@ -47,18 +48,20 @@ pub struct PlanSource {
 /// The subscriptions of each organization.
 pub type PlanSources = BTreeMap<Uuid, Vec<PlanSource>>;
 
-/// Assigns plan and quotas of `organizations` from their subscriptions. Returns
-/// the known tiers that were found by searching events.
+/// Assigns plan and quotas of `organizations` from their subscriptions, whose `swapped`
+/// prices are settled. Returns the known tiers that were found by searching events.
 pub async fn assign_plans(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
     organizations: &[Uuid],
     mut sources: PlanSources,
+    swapped: &[Booked],
     effects: &mut Effects,
 ) -> Result<BTreeMap<ObjectKey, KnownTier>, sqlx::Error> {
     let mut searched = BTreeMap::new();
     // By the seats, each organization would be alone.
     let mut changed = BTreeMap::<HeldPlan, Vec<(Uuid, Option<u32>)>>::new();
+    let mut other_addons = BTreeSet::new();
     for holding in store::subscriptions::plan_holdings(conn, organizations).await? {
         let organization_id = holding.organization_id;
         let mut candidates = sources.remove(&organization_id).unwrap_or_default();
@@ -82,6 +85,9 @@ pub async fn assign_plans(
         if same_plan && bought == holding.bought {
             continue;
         }
+        if bought.addons != holding.bought.addons {
+            other_addons.insert(organization_id);
+        }
         changed
             .entry(HeldPlan::of(tier, version, &bought))
             .or_default()
@@ -92,8 +98,15 @@ pub async fn assign_plans(
         }
     }
     for (held, holders) in changed {
-        quotas::set_plan(conn, catalogue, &held, &holders).await?;
         let organizations: Vec<Uuid> = holders.iter().map(|(id, _)| *id).collect();
+        let raised = organizations.iter().filter(|id| other_addons.contains(id));
+        let raised: Vec<Uuid> = raised.copied().collect();
+        if let Some(plan) = held.terms(catalogue).filter(|_| !raised.is_empty()) {
+            let kept = charges::keep_over(conn, &plan, &raised, swapped).await?;
+            let entries = kept.iter().filter_map(|one| one.entry(effects.actor));
+            effects.entries.extend(entries);
+        }
+        quotas::set_plan(conn, catalogue, &held, &holders).await?;
         let ended = grace::end_covered(conn, &organizations, EndReason::Upgraded).await?;
         let entries = ended.iter().map(|ended| ended.entry(effects.actor));
         effects.entries.extend(entries);
@@ -111,7 +124,7 @@ async fn keep_known_tier(
     organization_id: Uuid,
     source: &mut PlanSource,
 ) -> Result<Option<KnownTier>, sqlx::Error> {
-    if source.plan_tier.is_some() || !grants_plan(&source.status) {
+    if source.plan_tier.is_some() || !source.status.grants_plan() {
         return Ok(None);
     }
     let mut found = None;
@@ -160,11 +173,11 @@ fn entry(
 
 /// The highest plan that a running subscription pays for, and that subscription: the one
 /// with the newest version, if several pay for the plan, and of those the last by id.
-fn plan_of<'a>(
+pub fn plan_of<'a>(
     catalogue: &Catalogue,
     sources: &'a [PlanSource],
 ) -> Option<(&'a str, &'a PlanSource)> {
-    let running = sources.iter().filter(|source| grants_plan(&source.status));
+    let running = sources.iter().filter(|source| source.status.grants_plan());
     let plans = running.filter_map(|source| Some((source.plan_tier.as_deref()?, source)));
     plans.max_by_key(|(tier, source)| {
         let id = &source.subscription_id;

@@ -3,8 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use billing_domain::subscription::grants_plan;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -14,6 +13,7 @@ use super::subscription::{Change, StoredSubscription};
 use super::versions::merge::ObjectKey;
 use crate::catalogue::Catalogue;
 use crate::metering::charges::PriceSwap;
+use crate::stripe::objects::Subscription;
 
 /// The metadata key of a subscription that names our last change.
 const CHANGE_KEY: &str = "billing_change_id";
@@ -25,14 +25,11 @@ pub async fn found(
     stored: &BTreeMap<ObjectKey, StoredSubscription>,
     changes: &[Change],
 ) -> Result<Vec<PriceSwap>, sqlx::Error> {
-    // Usage of a trial costs nothing, and that of a suspended subscription is free.
-    let charged = |status: &str| grants_plan(status) && status != "trialing";
     let going_on = changes.iter().filter_map(|change| {
         let key = key_of(change);
         let old = stored.get(&key)?;
-        let goes_on = charged(&old.status) && charged(&change.status);
-        let all_known = !change.merged.snapshot.has_more_items && !old.has_more_items;
-        (goes_on && all_known).then_some((key, (change, old)))
+        let goes_on = old.status.charges_usage() && change.status.charges_usage();
+        goes_on.then_some((key, (change, old)))
     });
     let going_on: BTreeMap<ObjectKey, (&Change, &StoredSubscription)> = going_on.collect();
     if going_on.is_empty() {
@@ -70,15 +67,23 @@ pub async fn found(
     Ok(swaps.collect())
 }
 
+/// When a change took place, by what tells of it.
+#[derive(Debug, Clone, Copy)]
+enum ToldAt {
+    Then(Timestamp),
+    /// Then, or later.
+    After(Timestamp),
+}
+
 /// When a change took place. An answer of Stripe's to a question shows what somebody changed
 /// before: since what was known last, so that no usage that Stripe has counted at the new
 /// price is told a second time.
-fn told_at(change: &Change, old: &StoredSubscription, ours: bool) -> Timestamp {
+fn told_at(change: &Change, old: &StoredSubscription, ours: bool) -> ToldAt {
     let version = &change.merged.version;
     if is_response(version) && !ours {
-        return old.version.last_event_at;
+        return ToldAt::After(old.version.last_event_at);
     }
-    version.last_event_at
+    ToldAt::Then(version.last_event_at)
 }
 
 fn key_of(change: &Change) -> ObjectKey {
@@ -95,8 +100,37 @@ struct NewItem<'a> {
     price_id: &'a str,
     /// Whether the stored subscription has it, at the same price.
     stays: bool,
+    /// Whether the stored subscription has it, at another price.
+    is_changed: bool,
     /// When it was added, if it is new.
     added: Option<Timestamp>,
+}
+
+/// The metered items of a subscription as it is now, by metric.
+fn metered_items<'a>(
+    catalogue: &Catalogue,
+    new: &'a Subscription,
+    held: &[HeldItem],
+) -> BTreeMap<String, Vec<NewItem<'a>>> {
+    let mut now: BTreeMap<String, Vec<NewItem<'a>>> = BTreeMap::new();
+    for item in &new.items {
+        let metric = catalogue.item_use(item).and_then(|used| used.metric);
+        if let (Some(metric), Some(price_id)) = (metric, item.price_id.as_deref()) {
+            now.entry(metric).or_default().push(NewItem {
+                price_id,
+                stays: held
+                    .iter()
+                    .any(|held| held.id == item.id && held.price_id == price_id),
+                is_changed: held
+                    .iter()
+                    .any(|held| held.id == item.id && held.price_id != price_id),
+                added: item
+                    .created
+                    .filter(|_| held.iter().all(|held| held.id != item.id)),
+            });
+        }
+    }
+    now
 }
 
 /// The swaps of one subscription, whoever made them. Of several items that charge a
@@ -106,30 +140,17 @@ fn of_subscription(
     change: &Change,
     old: &StoredSubscription,
     held: &[HeldItem],
-    told_at: Timestamp,
+    told_at: ToldAt,
 ) -> Vec<PriceSwap> {
     let new = &change.merged.snapshot;
+    let all_known = !new.has_more_items && !old.has_more_items;
     let (Some(was), Some(is)) = (
         both(old.counting_period),
         both(catalogue.counting_period_of(new)),
     ) else {
         return Vec::new();
     };
-    let mut now: BTreeMap<String, Vec<NewItem<'_>>> = BTreeMap::new();
-    for item in &new.items {
-        let metric = catalogue.item_use(item).and_then(|used| used.metric);
-        if let (Some(metric), Some(price_id)) = (metric, item.price_id.as_deref()) {
-            now.entry(metric).or_default().push(NewItem {
-                price_id,
-                stays: held
-                    .iter()
-                    .any(|held| held.id == item.id && held.price_id == price_id),
-                added: item
-                    .created
-                    .filter(|_| held.iter().all(|held| held.id != item.id)),
-            });
-        }
-    }
+    let now = metered_items(catalogue, new, held);
     let mut before: BTreeMap<String, &str> = BTreeMap::new();
     for item in held {
         let used = || catalogue.price_use(item.lookup_key.as_deref(), Some(&item.price_id));
@@ -145,8 +166,20 @@ fn of_subscription(
         if items.iter().any(|item| item.stays) {
             return None;
         }
+        // What a cut list leaves out may be there; an item that it shows at another price
+        // has changed.
+        let changes = new.has_more_items && items.iter().any(|item| item.is_changed);
+        if !all_known && !changes {
+            return None;
+        }
         let charging = items.iter().min_by_key(|item| item.price_id);
-        let at = charging.and_then(|item| item.added).unwrap_or(told_at);
+        let added = charging.and_then(|item| item.added);
+        let (at, is_known) = match (added, told_at) {
+            (Some(at), _) | (None, ToldAt::Then(at)) => (at, true),
+            (None, ToldAt::After(at)) => (at, false),
+        };
+        // Usage has our time, whatever a test clock shows.
+        let is_known = is_known && new.test_clock_id.is_none();
         // A renewal may be heard of together with a change before or after it.
         let then = || both(catalogue.counting_period_at(new, at.as_second()));
         let (period_start, period_end) = match is.0 < at {
@@ -161,6 +194,8 @@ fn of_subscription(
             period_start,
             period_end,
             at,
+            // Stripe's times are whole seconds: what was used in that one may be of before.
+            counts_anew_from: is_known.then(|| at + SignedDuration::from_secs(1)),
             old_price: before.get(metric).map(|price| (*price).to_owned()),
             new_price: charging.map(|item| item.price_id.to_owned()),
             flexible: new.billing_mode.as_deref() == Some("flexible"),

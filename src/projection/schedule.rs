@@ -8,8 +8,10 @@ use sqlx::PgConnection;
 use super::store;
 use super::types::{Effects, Results};
 use super::versions::{Mirrored, Version, merge};
-use crate::catalogue::{Catalogue, Interval};
-use crate::stripe::objects::{BillingObject, SchedulePhase, Subscription, SubscriptionSchedule};
+use crate::catalogue::{Catalogue, Interval, PriceUse};
+use crate::stripe::objects::{
+    BillingObject, PhaseItem, SchedulePhase, Subscription, SubscriptionSchedule,
+};
 
 impl Mirrored for SubscriptionSchedule {
     const RESOURCE: &'static str = "subscription_schedule";
@@ -83,7 +85,8 @@ pub async fn apply(
     store::schedules::save(conn, &merged).await?;
     let unnamed = merged.iter().filter(|one| {
         let mut items = one.snapshot.phases.iter().flat_map(|phase| &phase.items);
-        !one.snapshot.is_ended() && items.any(|item| item.plan_tier.is_none())
+        let is_known = |item: &PhaseItem| item.plan_tier.is_some() || item.addon.is_some();
+        !one.snapshot.is_ended() && items.any(|item| !is_known(item))
     });
     let of = |one: &merge::MergedObject<SubscriptionSchedule>| {
         Some((one.organization_id, one.snapshot.subscription_id.clone()?))
@@ -119,9 +122,11 @@ fn name_plans(catalogue: &Catalogue, schedule: &mut SubscriptionSchedule) {
         .flat_map(|phase| &mut phase.items);
     for (item, interval) in items.zip(intervals) {
         let used = catalogue.price_use(item.lookup_key.as_deref(), item.price.as_deref());
-        (item.plan_tier, item.metric, item.seats) = match used {
-            Some(used) => (Some(used.tier), used.metric, used.seats),
-            None => (None, None, false),
+        let tier = used.as_ref().and_then(PriceUse::plan_tier);
+        item.plan_tier = tier.map(str::to_owned);
+        (item.metric, item.seats, item.addon) = match used {
+            Some(used) => (used.metric, used.seats, used.addon),
+            None => (None, false, None),
         };
         item.interval = interval.map(|interval| interval.as_str().to_owned());
     }
@@ -193,7 +198,7 @@ pub fn summary_of(shown: &Shown) -> Value {
     // Stripe's state alone, whatever the catalogue knew.
     for item in phases.iter_mut().flat_map(|phase| &mut phase.items) {
         (item.plan_tier, item.metric) = (None, None);
-        (item.seats, item.interval) = (false, None);
+        (item.seats, item.addon, item.interval) = (false, None, None);
     }
     json!({
         "stripeSubscriptionId": shown.subscription_id,

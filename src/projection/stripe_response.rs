@@ -4,12 +4,12 @@
 //! comes after all events of its second, including those that its own request
 //! caused, which then change nothing. A foreign event that a response outranks
 //! may still be the newer one; the subscription is then marked as stale and
-//! fetched again.
+//! fetched again. So it is when answers of one second differ.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use billing_domain::event_order::EventOrder;
-use billing_domain::subscription::is_ended;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -17,12 +17,13 @@ use uuid::Uuid;
 
 use super::decode::Decoded;
 use super::discount;
+use super::erasure;
 use super::schedule;
 use super::store;
 use super::subscription::{self, Known, StoredSubscription};
 use super::types::{Effects, NewAlert, Results};
 use super::versions::Version;
-use super::versions::merge::{MergedObject, ObjectKey};
+use super::versions::merge::{MergedObject, ObjectKey, Stored};
 use crate::audit::{self, Actor, LockedChains, NewEntry};
 use crate::catalogue::Catalogue;
 use crate::metering::grace;
@@ -41,8 +42,9 @@ const MAX_REQUEST_DURATION: SignedDuration = SignedDuration::from_mins(2);
 #[derive(Debug, Clone, Copy)]
 pub struct StripeResponse<'a> {
     pub organization_id: Uuid,
-    /// The id of our request; later requests have greater ids.
+    /// The id of our request, made before it was sent; later requests have greater ids.
     pub request: Uuid,
+    pub kind: ResponseKind,
     /// The subscription, perhaps with its schedule in it.
     pub object: &'a Value,
     /// The time of the response, on the customer's clock.
@@ -51,10 +53,21 @@ pub struct StripeResponse<'a> {
     pub actor: Actor,
 }
 
+/// What a response answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResponseKind {
+    /// A change of ours: one is made after the other.
+    Change,
+    /// A question, which may have been answered while a change was under way.
+    Question,
+}
+
 /// The outcome of mirroring a response.
 #[derive(Debug)]
 pub struct MirrorOutcome {
     pub subscription: Subscription,
+    /// Whether it was the newest state, and was written.
+    pub is_newest: bool,
     /// The subscription's summary before, for audit entries.
     pub before: Option<Value>,
     /// The subscription's summary now.
@@ -96,13 +109,13 @@ pub async fn mirror(
     let key: ObjectKey = (response.organization_id, object.id.clone());
     let before = subscription::summaries(&known.stored).remove(&key);
     let version = version(&response, &object);
-    let is_newest = before
-        .as_ref()
-        .is_none_or(|stored| version.order() >= stored.version.order());
+    let recency = recency(&version, response.request, before.as_ref());
+    let is_newest = recency.is_newest();
 
     let status = subscription::status_of(&object, &version, known.payments.get(&key));
     let shown = subscription::summary(catalogue, status, &object);
     let before = before.map(|stored| stored.summary);
+    let in_doubt = recency.is_in_doubt(response.kind) && before.as_ref() != Some(&shown);
     let after = match &before {
         Some(newer) if !is_newest => newer.clone(),
         _ => shown,
@@ -133,16 +146,18 @@ pub async fn mirror(
         )
         .await?;
     }
+    if in_doubt {
+        store::subscriptions::mark_stale(conn, &[key]).await?;
+    }
     mirror_schedule(conn, catalogue, &response).await?;
     if discounts.are_any() || response.object["schedule"].is_object() {
         audit::count_unentered(conn, &organizations).await?;
     }
-    for erased in store::erasure::erased(conn, &organizations).await? {
-        store::erasure::clear_texts(conn, erased).await?;
-    }
+    erasure::clear_again(conn, &organizations).await?;
     let alerts = store::alerts(conn, effects.alerts).await?;
     Ok(MirrorOutcome {
         subscription: object,
+        is_newest,
         before,
         after,
         entries: effects.entries,
@@ -168,7 +183,7 @@ async fn mirror_schedule(
 }
 
 fn version(response: &StripeResponse<'_>, object: &Subscription) -> Version {
-    version_of(response, is_ended(&object.status))
+    version_of(response, object.status.is_ended())
 }
 
 fn version_of(response: &StripeResponse<'_>, terminal: bool) -> Version {
@@ -183,6 +198,53 @@ fn version_of(response: &StripeResponse<'_>, terminal: bool) -> Version {
 /// Whether a response wrote the row.
 pub(super) fn is_response(version: &Version) -> bool {
     version.last_event_id.starts_with(PREFIX)
+}
+
+/// How a response stands to what is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Recency {
+    Newer,
+    /// An answer of the same second to an earlier request is stored.
+    NewerOfOneSecond,
+    /// An answer of the same second to a later request is stored.
+    OlderOfOneSecond,
+    Older,
+}
+
+fn recency(version: &Version, request: Uuid, stored: Option<&Stored>) -> Recency {
+    let Some(stored) = stored.map(|stored| &stored.version) else {
+        return Recency::Newer;
+    };
+    match version.order().cmp(&stored.order()) {
+        Ordering::Greater => Recency::Newer,
+        Ordering::Less => Recency::Older,
+        Ordering::Equal => match request_of(stored) {
+            Some(other) if other > request => Recency::OlderOfOneSecond,
+            Some(other) if other < request => Recency::NewerOfOneSecond,
+            _ => Recency::Newer,
+        },
+    }
+}
+
+impl Recency {
+    fn is_newest(self) -> bool {
+        matches!(self, Self::Newer | Self::NewerOfOneSecond)
+    }
+
+    /// Whether Stripe may have made the two states in the other order. Our changes are made
+    /// one after the other; a question may be answered before a change that was sent first.
+    fn is_in_doubt(self, kind: ResponseKind) -> bool {
+        match self {
+            Self::OlderOfOneSecond => true,
+            Self::NewerOfOneSecond => kind == ResponseKind::Question,
+            Self::Newer | Self::Older => false,
+        }
+    }
+}
+
+/// The request whose response wrote the row.
+fn request_of(version: &Version) -> Option<Uuid> {
+    version.last_event_id.strip_prefix(PREFIX)?.parse().ok()
 }
 
 /// Whether `request` or an earlier one of ours caused the event.
@@ -202,8 +264,7 @@ pub(super) fn possibly_stale(
         let Some(version) = stored.get(&key).map(|row| &row.version) else {
             continue;
         };
-        let id = version.last_event_id.strip_prefix(PREFIX);
-        let Some(request) = id.and_then(|id| id.parse::<Uuid>().ok()) else {
+        let Some(request) = request_of(version) else {
             continue;
         };
         let since = version.last_event_at - MAX_REQUEST_DURATION;

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use billing_domain::event_order::EventOrder;
-use billing_domain::subscription::{LastPayment, ReportedStatus, effective_status, is_ended};
+use billing_domain::status::SubscriptionStatus;
+use billing_domain::subscription::{LastPayment, ReportedStatus, effective_status};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
@@ -52,7 +53,7 @@ impl Mirrored for Subscription {
             "customer.subscription.deleted" => 1,
             _ => 2,
         };
-        let terminal = is_ended(&self.status) || event_type == "customer.subscription.deleted";
+        let terminal = self.status.is_ended() || event_type == "customer.subscription.deleted";
         EventOrder {
             terminal,
             created,
@@ -63,8 +64,8 @@ impl Mirrored for Subscription {
 
 /// A stored subscription.
 pub struct StoredSubscription {
-    pub status: String,
-    pub stripe_status: String,
+    pub status: SubscriptionStatus,
+    pub stripe_status: SubscriptionStatus,
     pub plan_tier: Option<String>,
     pub plan_version: Option<i32>,
     pub bought: Bought,
@@ -84,7 +85,7 @@ pub struct StoredSubscription {
 /// A subscription to write.
 pub struct Change {
     pub merged: merge::MergedObject<Subscription>,
-    pub status: String,
+    pub status: SubscriptionStatus,
     pub plan_tier: Option<String>,
     pub plan_version: Option<i32>,
     pub bought: Bought,
@@ -208,7 +209,8 @@ pub async fn write(
     let versions = versions(&stored, &changes);
     let sources = sources(stored, changes, late);
     let found =
-        plan_assignment::assign_plans(conn, catalogue, organizations, sources, effects).await?;
+        plan_assignment::assign_plans(conn, catalogue, organizations, sources, &booked, effects)
+            .await?;
     charges::adjust(conn, catalogue, &booked).await?;
     kept.extend(found.into_iter().filter_map(|(key, tier)| {
         let tier = tier.beside(versions.get(&key)?);
@@ -263,7 +265,7 @@ fn versions(
 fn sources(
     stored: BTreeMap<ObjectKey, StoredSubscription>,
     changes: Vec<Change>,
-    late: Vec<(ObjectKey, String)>,
+    late: Vec<(ObjectKey, SubscriptionStatus)>,
 ) -> plan_assignment::PlanSources {
     let mut left: BTreeMap<ObjectKey, PlanSource> = stored
         .into_iter()
@@ -321,7 +323,7 @@ pub fn status_of<'a>(
     subscription: &'a Subscription,
     version: &Version,
     payment: Option<&Payment>,
-) -> &'a str {
+) -> &'a SubscriptionStatus {
     let reported = ReportedStatus {
         status: &subscription.status,
         at: version.last_event_at.as_second(),
@@ -345,7 +347,7 @@ fn late_payments(
     changes: &[Change],
     payments: &BTreeMap<ObjectKey, Payment>,
     effects: &mut Effects,
-) -> Vec<(ObjectKey, String)> {
+) -> Vec<(ObjectKey, SubscriptionStatus)> {
     let changed: BTreeSet<(Uuid, &str)> = changes.iter().map(Change::key).collect();
     let mut late = Vec::new();
     for (key, subscription) in stored {
@@ -358,7 +360,7 @@ fn late_payments(
             pending_update: subscription.pending_update,
         };
         let status = effective_status(reported, Some(last_payment(payment)));
-        if changed.contains(&(key.0, key.1.as_str())) || status == subscription.status {
+        if changed.contains(&(key.0, key.1.as_str())) || *status == subscription.status {
             continue;
         }
         effects.entries.push(NewEntry {
@@ -376,7 +378,7 @@ fn late_payments(
                 "stripe_invoice_id": payment.stripe_invoice_id,
             }),
         });
-        late.push((key.clone(), status.to_owned()));
+        late.push((key.clone(), status.clone()));
     }
     late
 }
@@ -390,7 +392,7 @@ pub fn unknown_plan(
     told_at: Timestamp,
 ) -> Option<NewAlert> {
     let all_is_shown = !subscription.has_more_items;
-    if is_ended(&subscription.status) || catalogue.plan_of(subscription).is_some() || !all_is_shown
+    if subscription.status.is_ended() || catalogue.plan_of(subscription).is_some() || !all_is_shown
     {
         return None;
     }
@@ -427,7 +429,11 @@ pub fn summaries(stored: &BTreeMap<ObjectKey, StoredSubscription>) -> StoredRows
 }
 
 /// A subscription's summary for audit entries: all that is mirrored of it.
-pub fn summary(catalogue: &Catalogue, status: &str, subscription: &Subscription) -> Value {
+pub fn summary(
+    catalogue: &Catalogue,
+    status: &SubscriptionStatus,
+    subscription: &Subscription,
+) -> Value {
     let plan = catalogue.plan_of(subscription);
     let (start, end) = catalogue.period_of(subscription);
     json!({

@@ -25,7 +25,7 @@ pub fn change_of(
     merged.snapshot.usage_period_start = usage_start;
     merged.snapshot.usage_period_end = usage_end;
     let key = (merged.organization_id, merged.snapshot.id.clone());
-    let status = status_of(&merged.snapshot, &merged.version, payments.get(&key)).to_owned();
+    let status = status_of(&merged.snapshot, &merged.version, payments.get(&key)).clone();
     let plan = catalogue.plan_of(&merged.snapshot);
     let plan_tier = plan.map(|plan| plan.tier.clone());
     // The items left out may be those that a response has shown.

@@ -22,6 +22,8 @@ pub enum Handled {
     Applied(Uuid),
     /// A later event of the object was applied before it.
     Superseded(Uuid),
+    /// It is about no organization, and noted for what asks Stripe about it.
+    Noted,
     /// Its type has no handler.
     Ignored,
     /// It has no known owner, like a guest's payment. It is processed again once
@@ -36,7 +38,7 @@ pub enum Handled {
 impl Handled {
     pub fn outcome(&self) -> &'static str {
         match self {
-            Self::Applied(_) => "applied",
+            Self::Applied(_) | Self::Noted => "applied",
             Self::Superseded(_) => "superseded",
             Self::Ignored | Self::Unclaimed { .. } => "ignored",
             Self::LivemodeMismatch => "livemode_mismatch",

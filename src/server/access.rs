@@ -70,6 +70,9 @@ pub enum Access {
     Service(Permission),
     /// An operator.
     Operator,
+    /// Browsers: the guard notes the operator whose session a cookie names, if any, and the
+    /// page asks for one.
+    Console,
 }
 
 impl Access {
@@ -80,12 +83,14 @@ impl Access {
             | Self::EachTenant(permission)
             | Self::ApiKey(permission)
             | Self::Service(permission) => Some(permission),
-            Self::Public | Self::StripeSignature | Self::Token | Self::Operator => None,
+            Self::Public | Self::StripeSignature | Self::Token | Self::Operator | Self::Console => {
+                None
+            }
         }
     }
 
     /// Whether requests carry a bearer credential.
     pub fn needs_credential(self) -> bool {
-        !matches!(self, Self::Public | Self::StripeSignature)
+        !matches!(self, Self::Public | Self::StripeSignature | Self::Console)
     }
 }

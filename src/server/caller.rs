@@ -21,6 +21,15 @@ pub struct Caller {
 pub const SERVICE_KEY: &str = "service_key";
 
 impl Caller {
+    /// Whose share of what all use it takes: the organization's, or its own where it
+    /// belongs to none.
+    pub fn share_of(&self) -> Uuid {
+        match self.id {
+            Some(id) if self.organization_id.is_nil() => id,
+            _ => self.organization_id,
+        }
+    }
+
     /// None: the route takes anybody.
     pub fn of(request: &Request) -> Option<Self> {
         Self::in_extensions(request.extensions())

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Arc, LazyLock};
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use hyper::server::conn::http1::Builder;
@@ -13,9 +13,10 @@ use hyper_util::service::TowerToHyperService;
 use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Site;
-use super::budget::{Budget, Place, Stream};
+use super::budget::{Budget, Doing, Place, Stream, network};
 use super::layers::entry::Entry;
 use crate::limits;
 
@@ -65,6 +66,9 @@ pub async fn serve_within(
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(limits::HEAD);
     let graceful = GracefulShutdown::new();
+    let mut accepted = 0_u64;
+    let turns = budget.clone();
+    let passes = AbortOnDropHandle::new(tokio::spawn(async move { turns.turns.go_round().await }));
     loop {
         let (stream, place) = tokio::select! {
             () = stop.cancelled() => break,
@@ -89,9 +93,12 @@ pub async fn serve_within(
             },
         };
         let _ = stream.set_nodelay(true);
+        keep_little_unsent(&stream);
         tokio::spawn(keep(&builder, graceful.watcher(), &site, stream, place));
-        if budget.is_full() {
-            // What it has sent is read before another may take its place.
+        accepted += 1;
+        // What it has sent is read before another may take its place, and a flood of new
+        // connections waits for those that are there.
+        if budget.is_full() || accepted.is_multiple_of(limits::ACCEPTED_IN_TURN) {
             tokio::task::yield_now().await;
         }
     }
@@ -106,6 +113,7 @@ pub async fn serve_within(
     {
         tracing::warn!("some requests were still open and are cut off");
     }
+    drop(passes);
 }
 
 /// Answers the requests of one connection, until it ends or must go.
@@ -122,17 +130,38 @@ fn keep(
     let connection = watcher.watch(builder.serve_connection(io, service));
     async move {
         let _place = place;
-        let mut connection = pin!(connection);
+        let mut connection = pin!(Some(connection));
+        let seat = line.budget.turns.seat(network(line.peer.ip()));
         let ended = poll_fn(|context| {
             if line.poll_told(context).is_ready() {
                 return Poll::Ready(Ok(()));
             }
-            connection.as_mut().poll(context)
+            // What has begun may hold what others wait for.
+            let has_begun = line.doing() == Doing::Answering;
+            seat.poll(context, has_begun, |context| {
+                line.takes_turn();
+                let Some(serving) = connection.as_mut().as_pin_mut() else {
+                    return Poll::Ready(Ok(()));
+                };
+                let ended = ready!(serving.poll(context));
+                // Closing takes its time as well: what was not read is thrown away.
+                connection.set(None);
+                Poll::Ready(ended)
+            })
         });
         if let Err(error) = ended.await {
             tracing::debug!(%error, "a connection ended early");
         }
     }
+}
+
+/// However large the system's buffers are, no connection fills them in one turn with
+/// what its client does not read.
+fn keep_little_unsent(stream: &TcpStream) {
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(limits::UNSENT);
+    #[cfg(not(target_os = "linux"))]
+    let _ = stream;
 }
 
 /// Says so and closes, whatever the client makes of it.

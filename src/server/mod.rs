@@ -7,6 +7,7 @@ pub mod body;
 pub mod budget;
 pub mod caller;
 pub mod conditional;
+pub mod detached;
 pub mod extract;
 pub mod layers;
 mod listener;
@@ -15,6 +16,7 @@ pub mod openapi;
 pub mod pagination;
 pub mod problem;
 mod reads;
+pub mod return_address;
 pub mod routes;
 pub mod signing;
 

@@ -9,6 +9,29 @@ use utoipa::ToSchema;
 
 use crate::db;
 
+/// Bytes of what was sent that a problem shows.
+const SHOWN: usize = 64;
+
+/// What was sent, as a problem shows it: quoted, on one line, and short even where it is
+/// escaped.
+pub fn shown(text: &str) -> String {
+    let mut shown = String::from('"');
+    for character in text.chars() {
+        let before = shown.len();
+        match character {
+            '\'' => shown.push(character),
+            _ => shown.extend(character.escape_debug()),
+        }
+        if shown.len() > SHOWN {
+            shown.truncate(before);
+            shown.push('…');
+            break;
+        }
+    }
+    shown.push('"');
+    shown
+}
+
 /// An answer that says what is wrong, by a stable code, and what to do.
 #[derive(Debug, Clone)]
 pub struct Problem {

@@ -4,6 +4,7 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::pagination::cursor::Cursors;
+use super::pagination::page::{ListQuery, Listed, PageRequest};
 use crate::db::RequestTx;
 use crate::server::problem::Problem;
 
@@ -11,13 +12,26 @@ use crate::server::problem::Problem;
 #[derive(Clone)]
 pub struct Shared {
     pub pool: PgPool,
-    pub cursors: Cursors,
+    cursors: Cursors,
 }
 
 impl Shared {
     pub fn new(pool: PgPool) -> Self {
         let cursors = Cursors::new(pool.clone());
         Self { pool, cursors }
+    }
+
+    /// The page of an organization's list that `query` asks for; nil for lists of all
+    /// organizations.
+    pub async fn page<T: Listed>(
+        &self,
+        organization_id: Uuid,
+        list: &'static str,
+        query: &impl ListQuery,
+    ) -> Result<PageRequest<T>, Problem> {
+        let filters = query.filters();
+        let cursors = self.cursors.of(organization_id, list, &filters).await?;
+        PageRequest::new(cursors, query)
     }
 
     /// A transaction that sees the caller's organization only.

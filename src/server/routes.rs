@@ -56,6 +56,8 @@ pub enum Idempotency {
     Kept,
     /// The same, for an answer that is passed on while it is copied.
     Copied,
+    /// That it was done is kept, not the answer: it has a secret that is shown once.
+    Secret,
     /// Nothing: the headers are those of a proxy's client.
     Ignored,
 }
@@ -109,43 +111,39 @@ impl Rules {
         }
     }
 
-    pub const fn share(self, share: Share) -> Self {
-        Self {
-            share: Some(share),
-            ..self
-        }
+    pub const fn share(mut self, share: Share) -> Self {
+        self.share = Some(share);
+        self
     }
 
     /// Answers whatever `Accept` says.
-    pub const fn any_accept(self) -> Self {
-        Self {
-            negotiates: false,
-            ..self
-        }
+    pub const fn any_accept(mut self) -> Self {
+        self.negotiates = false;
+        self
     }
 
     /// A request may wait this long before it is answered.
-    pub const fn waiting(self, wait: Duration) -> Self {
-        Self {
-            time_limit: Some(TIME_LIMIT.saturating_add(wait)),
-            ..self
-        }
+    pub const fn waiting(mut self, wait: Duration) -> Self {
+        self.time_limit = Some(TIME_LIMIT.saturating_add(wait));
+        self
+    }
+
+    /// Answers with a secret, which is shown once and kept nowhere.
+    pub const fn secret(mut self) -> Self {
+        self.idempotency = Idempotency::Secret;
+        self
     }
 
     /// Takes longer headers than others.
-    pub const fn long_headers(self) -> Self {
-        Self {
-            long_headers: true,
-            ..self
-        }
+    pub const fn long_headers(mut self) -> Self {
+        self.long_headers = true;
+        self
     }
 
     /// Stands apart from all checks, and makes its own.
-    pub const fn unchecked(self) -> Self {
-        Self {
-            checked: false,
-            ..self
-        }
+    pub const fn unchecked(mut self) -> Self {
+        self.checked = false;
+        self
     }
 
     /// Calls are forwarded to an upstream, and take as long as it takes.
@@ -368,6 +366,13 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
     /// description does not have.
     pub fn any(mut self, path: &str, handler: MethodRouter<S>, rules: Rules) -> Self {
         let route = Route::new(None, path.to_owned(), None, rules);
+        self.entries.push((route, handler));
+        self
+    }
+
+    /// Adds a page for browsers, of one method, that the description does not have.
+    pub fn page(mut self, of: Method, path: &str, handler: MethodRouter<S>, rules: Rules) -> Self {
+        let route = Route::new(Some(of), path.to_owned(), None, rules);
         self.entries.push((route, handler));
         self
     }

@@ -2,19 +2,20 @@
 
 use std::collections::BTreeMap;
 
+use billing_domain::status::SubscriptionStatus;
 use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Inner, store};
-use crate::catalogue::Interval;
 use crate::catalogue::features::FeatureValue;
+use crate::catalogue::{BoughtAddon, Interval};
 use crate::db::RequestTx;
 use crate::features;
 use crate::metering::quotas::{self, QuotaRow};
 use crate::server::problem::Problem;
-use crate::subscriptions::{PendingChange, SubscriptionView};
+use crate::subscriptions::{PendingChangeView, SubscriptionView};
 
 /// Everything about an organization, at a version.
 #[derive(Serialize, ToSchema)]
@@ -29,9 +30,9 @@ pub struct Document {
     /// Null if there is none; `stripeSubscriptionId` says which.
     #[schema(required)]
     pub subscription: Option<SubscriptionView>,
-    /// A change that takes effect later, as in `subscription`.
+    /// A change that takes effect later, or once it is paid, as in `subscription`.
     #[schema(required)]
-    pub pending_change: Option<PendingChange>,
+    pub pending_change: Option<PendingChangeView>,
     /// The values in force. A text that is off is left out.
     #[schema(value_type = BTreeMap<String, FeatureValue>)]
     pub features: BTreeMap<String, FeatureValue>,
@@ -69,8 +70,8 @@ pub struct Plan {
     /// The seats that were bought; null if the plan's are not.
     #[schema(required)]
     pub seats: Option<u32>,
-    /// What was bought beside the plan. No catalogue sells any yet.
-    pub addons: Vec<String>,
+    /// What was bought beside the plan.
+    pub addons: Vec<BoughtAddon>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -113,14 +114,15 @@ pub enum PaymentProblem {
 
 impl Payment {
     /// By Stripe's status of the subscription that counts.
-    fn of(status: Option<&str>) -> Self {
+    fn of(status: Option<&SubscriptionStatus>) -> Self {
         use PaymentProblem::{PaymentFailed, PaymentIncomplete, PaymentMethodMissing};
+        use SubscriptionStatus::{Incomplete, PastDue, Paused, Unpaid};
         let (status, problem) = match status {
             None => (PaymentStatus::None, None),
-            Some("past_due") => (PaymentStatus::PastDue, Some(PaymentFailed)),
-            Some("unpaid") => (PaymentStatus::Unpaid, Some(PaymentFailed)),
-            Some("incomplete") => (PaymentStatus::Incomplete, Some(PaymentIncomplete)),
-            Some("paused") => (PaymentStatus::Paused, Some(PaymentMethodMissing)),
+            Some(PastDue) => (PaymentStatus::PastDue, Some(PaymentFailed)),
+            Some(Unpaid) => (PaymentStatus::Unpaid, Some(PaymentFailed)),
+            Some(Incomplete) => (PaymentStatus::Incomplete, Some(PaymentIncomplete)),
+            Some(Paused) => (PaymentStatus::Paused, Some(PaymentMethodMissing)),
             Some(_) => (PaymentStatus::Paid, None),
         };
         Self { status, problem }
@@ -158,10 +160,10 @@ pub(super) async fn read(
             version: state.plan_version,
             interval: state.bought.interval,
             seats: state.bought.seats,
-            addons: Vec::new(),
+            addons: BoughtAddon::list(&state.bought.addons),
         },
-        payment: Payment::of(subscription.map(|one| one.status.as_str())),
-        pending_change: subscription.and_then(|one| one.pending.clone()),
+        payment: Payment::of(subscription.map(|one| &one.status)),
+        pending_change: subscription.and_then(PendingChangeView::of),
         subscription: subscription
             .is_some()
             .then(|| SubscriptionView::from(state).with_discounts(discounts)),
@@ -183,8 +185,8 @@ mod tests {
 
     #[test]
     fn each_status_of_stripe_says_whether_there_is_a_problem() {
-        let said = |status| {
-            let payment = Payment::of(status);
+        let said = |status: Option<&str>| {
+            let payment = Payment::of(status.map(SubscriptionStatus::from).as_ref());
             serde_json::to_value(payment).unwrap()
         };
         let expected = [

@@ -13,6 +13,7 @@ mod versions;
 
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use jiff::Timestamp;
 use sqlx::postgres::PgPool;
 use tokio::sync::Semaphore;
@@ -62,6 +63,12 @@ impl States {
             cache: Cache::default(),
             reading: Semaphore::new(READS),
         }))
+    }
+
+    /// The state as it is now, as `GET /api/billing/state` answers it.
+    pub async fn document(&self, organization_id: Uuid) -> Result<Bytes, Problem> {
+        let version = self.0.versions.now(organization_id).await?;
+        Ok(self.at(organization_id, version).await?.body)
     }
 
     /// The state at `version`, which was just looked up, or at a newer one.

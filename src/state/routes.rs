@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -14,9 +15,10 @@ use super::cache::Read;
 use super::document::Document;
 use crate::server::conditional::is_kept;
 use crate::server::extract::Query;
+use crate::server::layers::Peer;
 use crate::server::problem::Problem;
 use crate::server::routes::{Permission, RateClass, Routes, Share, tenant};
-use crate::tenancy::auth::Principal;
+use crate::tenancy::auth::{Principal, Standing};
 
 /// The longest that a request waits for a change.
 const WAIT_SECS: u8 = 30;
@@ -61,6 +63,8 @@ struct StateQuery {
 async fn state(
     State(states): State<States>,
     caller: Principal,
+    Extension(standing): Extension<Standing>,
+    Extension(peer): Extension<Peer>,
     Query(query): Query<StateQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -89,12 +93,18 @@ async fn state(
         }
         Some(after) if after == version => {
             let patience = Duration::from_secs(wait.into());
-            match versions.above(organization_id, after, patience).await? {
-                // The change may be that the caller may read no more.
-                Some(above) if caller.stands(&states.0.pool).await? => version = above,
-                Some(_) => return Err(Principal::ended()),
-                None => return Ok(StatusCode::NO_CONTENT.into_response()),
+            let waiting = versions.above(organization_id, after, patience);
+            let Some(above) = peer.0.waits_for(waiting).await? else {
+                return Ok(StatusCode::NO_CONTENT.into_response());
+            };
+            // The change may be that the caller may read no more.
+            if !standing
+                .still(Permission::BillingRead, organization_id)
+                .await?
+            {
+                return Err(Principal::ended());
             }
+            version = above;
         }
         _ => {}
     }

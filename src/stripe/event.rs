@@ -214,6 +214,11 @@ pub fn is_thin(payload: &str) -> bool {
     serde_json::from_str::<Kind<'_>>(payload).is_ok_and(|kind| kind.object == THIN)
 }
 
+/// Whether events of this type exist as thin events only.
+pub fn has_no_snapshot(event_type: &str) -> bool {
+    event_type.starts_with("v1.billing.meter.")
+}
+
 /// The `object` field of a thin event.
 const THIN: &str = "v2.core.event";
 

@@ -20,7 +20,7 @@ pub enum SignatureError {
 /// (Unix seconds), so that reading the body is worthwhile.
 pub fn precheck(header: &str, now: i64, tolerance_secs: u32) -> Result<(), SignatureError> {
     let (_, signed_at) = time_of(header)?;
-    if fields(header, "v1").filter_map(lower_hex).next().is_none() {
+    if fields(header, "v1").filter_map(digits).next().is_none() {
         return Err(SignatureError::Invalid);
     }
     within(signed_at, now, tolerance_secs)
@@ -41,12 +41,12 @@ pub fn verify(
 ) -> Result<(), SignatureError> {
     let header = header.ok_or(SignatureError::Missing)?;
     let (timestamp, signed_at) = time_of(header)?;
-    let expected: Vec<[u8; 32]> = secrets
+    let expected: Vec<Digits> = secrets
         .iter()
-        .map(|secret| mac(secret, timestamp, body))
+        .map(|secret| words(hex::encode(mac(secret, timestamp, body)).as_bytes()))
         .collect();
     let mut matches = false;
-    for candidate in fields(header, "v1").filter_map(lower_hex) {
+    for candidate in fields(header, "v1").filter_map(digits) {
         for mac in &expected {
             matches |= bool::from(mac[..].ct_eq(&candidate[..]));
         }
@@ -106,13 +106,22 @@ fn unix_seconds(text: &str) -> Option<i64> {
         .then(|| text.parse().ok())?
 }
 
-fn lower_hex(text: &str) -> Option<[u8; 32]> {
-    if text.bytes().any(|b| b.is_ascii_uppercase()) {
-        return None;
+/// The digits of a signature. Comparing them by words, rather than what they stand for
+/// by bytes, makes thousands of signatures in one header cheap.
+type Digits = [u64; 8];
+
+/// None: not lower-case hexadecimal of the right length.
+fn digits(text: &str) -> Option<Digits> {
+    let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    (text.len() == 64 && text.as_bytes().iter().all(is_digit)).then(|| words(text.as_bytes()))
+}
+
+fn words(digits: &[u8]) -> Digits {
+    let mut words = Digits::default();
+    for (word, bytes) in words.iter_mut().zip(digits.as_chunks().0) {
+        *word = u64::from_ne_bytes(*bytes);
     }
-    let mut bytes = [0; 32];
-    hex::decode_to_slice(text, &mut bytes).ok()?;
-    Some(bytes)
+    words
 }
 
 #[cfg(test)]

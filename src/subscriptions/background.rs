@@ -46,10 +46,14 @@ impl Subscriptions {
                 if let Err(error) = invoices::fetch_missing(&self.pool, &client).await {
                     tracing::warn!(%error, "Missing invoice lines could not be fetched");
                 }
+                if let Err(error) = reports::explain_new(&self.pool, &client).await {
+                    tracing::warn!(%error, "Rejected usage could not be looked at");
+                }
                 if let Err(error) = self.fetch_coupon_terms(&client).await {
                     tracing::warn!(%error, "The terms of coupons could not be fetched");
                 }
-                self.settle_all(&client, &stop).await
+                self.settle_all(&client, &stop).await?;
+                self.settle_checkouts(&client, &stop).await
             };
             let settled = tokio::select! {
                 settled = round => settled,

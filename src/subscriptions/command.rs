@@ -1,15 +1,20 @@
 //! What a command requires in Stripe. Pure, so that preview and change agree.
 
+pub mod addons;
 mod codes;
 mod rejection;
 mod seats;
+mod switch;
 
-use super::pending::{Following, PendingChange};
+use super::pending::Following;
 use super::preview::token::Quote;
 use super::selection::{Quantities, Selection};
 use super::state::{SubscriptionRow, SubscriptionState};
-use crate::catalogue::{Catalogue, Interval, Plan, When};
+use crate::catalogue::{Addons, Catalogue, Plan, When};
+use addons::Unsaid;
+pub use addons::{AddonItem, AddonPrice};
 pub use rejection::ChangeRejection;
+pub use switch::change_pending;
 
 /// What a customer may request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +47,7 @@ pub enum Command<'a> {
     },
     /// Keep a subscription that is set to end.
     Reactivate,
-    /// No change at the period's end after all.
+    /// No change after all, neither at the period's end nor once it is paid.
     CallOff,
 }
 
@@ -103,9 +108,10 @@ pub enum StripeAction<'a> {
         /// As it is bought.
         plan: Box<Plan>,
         quantities: Quantities,
+        addons: Vec<AddonItem>,
         trial_days: u16,
     },
-    /// Replace the prices of the plan's items, or their quantities.
+    /// Replace the prices of the plan's items, or their quantities, or the add-ons.
     Switch {
         subscription: &'a SubscriptionRow,
         /// As it is bought.
@@ -113,6 +119,7 @@ pub enum StripeAction<'a> {
         /// The version of the plan; `None` for the one that is sold.
         version: Option<i32>,
         quantities: Quantities,
+        addons: Vec<AddonItem>,
         /// Whether only quantities change: the subscriber keeps prices and terms.
         keeps_prices: bool,
         /// What becomes of a pending change.
@@ -124,6 +131,7 @@ pub enum StripeAction<'a> {
         plan: Box<Plan>,
         version: Option<i32>,
         quantities: Quantities,
+        addons: Vec<AddonItem>,
         keeps_prices: bool,
     },
     /// Keep the plan, and redeem a promotion code.
@@ -145,6 +153,10 @@ pub enum StripeAction<'a> {
     CallOff {
         subscription: &'a SubscriptionRow,
         schedule: &'a str,
+    },
+    /// Void the invoice whose payment would make a change.
+    Withdraw {
+        subscription: &'a SubscriptionRow,
     },
     Keep {
         subscription: &'a SubscriptionRow,
@@ -169,10 +181,11 @@ pub fn decide<'a>(
             ..
         } => {
             let plan = plan(catalogue, selection.tier)?;
-            if subscription.is_some() {
-                return Err(ChangeRejection::SubscriptionExists);
+            if let Some(subscription) = subscription {
+                return Err(exists(subscription));
             }
-            subscribe(state, plan, selection, trial_days)
+            let action = subscribe(state, catalogue, plan, selection, trial_days)?;
+            addons::check_trial(state, catalogue, action)
         }
         Command::Change {
             selection,
@@ -182,18 +195,25 @@ pub fn decide<'a>(
             let plan = plan(catalogue, selection.tier)?;
             match subscription {
                 Some(subscription) => {
-                    let changed = change(subscription, catalogue, plan, selection, when);
-                    match promotion_code {
+                    let changed = switch::change(subscription, catalogue, plan, selection, when);
+                    let changed = match promotion_code {
                         Some(_) => codes::redeeming(subscription, catalogue, changed),
                         None => changed,
-                    }
+                    };
+                    addons::check_trial(state, catalogue, changed?)
+                }
+                None if !plan.is_billed() => {
+                    addons::check_none(catalogue, plan, selection)?;
+                    Err(match state.plan_tier == plan.tier {
+                        true => ChangeRejection::SamePlan(plan.tier.clone()),
+                        false => ChangeRejection::NoSubscription,
+                    })
                 }
                 None if state.plan_tier == plan.tier => {
                     Err(ChangeRejection::SamePlan(plan.tier.clone()))
                 }
-                None if !plan.is_billed() => Err(ChangeRejection::NoSubscription),
                 None if when == Some(When::PeriodEnd) => Err(ChangeRejection::NoPeriod),
-                None => subscribe(state, plan, selection, 0),
+                None => subscribe(state, catalogue, plan, selection, 0),
             }
         }
         Command::Migrate {
@@ -208,7 +228,7 @@ pub fn decide<'a>(
                     counts: subscription.id.clone(),
                 });
             }
-            migrate(subscription, catalogue, terms, version, when)
+            switch::migrate(subscription, catalogue, terms, version, when)
         }
         Command::Cancel {
             immediately,
@@ -222,6 +242,13 @@ pub fn decide<'a>(
             subscription if subscription.ends() => Ok(StripeAction::Keep { subscription }),
             _ => Err(ChangeRejection::NotEnding),
         },
+    }
+}
+
+fn exists(subscription: &SubscriptionRow) -> ChangeRejection {
+    match subscription.is_incomplete() {
+        true => ChangeRejection::Incomplete,
+        false => ChangeRejection::SubscriptionExists,
     }
 }
 
@@ -248,6 +275,16 @@ fn cancel<'a>(
 
 fn call_off(subscription: Option<&SubscriptionRow>) -> Result<StripeAction<'_>, ChangeRejection> {
     let subscription = subscription.ok_or(ChangeRejection::NothingPending)?;
+    if let Some(awaited) = &subscription.awaited {
+        return Ok(match awaited.is_first {
+            false => StripeAction::Withdraw { subscription },
+            // Without its first payment, there is nothing that stays.
+            true => StripeAction::EndNow {
+                subscription,
+                details: CancellationDetails::default(),
+            },
+        });
+    }
     let pending = subscription.pending.as_ref();
     let pending = pending.ok_or(ChangeRejection::NothingPending)?;
     if pending.migrates {
@@ -270,6 +307,7 @@ fn plan<'a>(catalogue: &'a Catalogue, tier: &str) -> Result<&'a Plan, ChangeReje
 
 fn subscribe<'a>(
     state: &SubscriptionState,
+    catalogue: &Catalogue,
     plan: &Plan,
     selection: Selection<'_>,
     trial_days: u16,
@@ -278,6 +316,7 @@ fn subscribe<'a>(
         return Err(ChangeRejection::PlanRetired(plan.tier.clone()));
     }
     if !plan.is_billed() {
+        addons::check_none(catalogue, plan, selection)?;
         return Err(ChangeRejection::NeedsNoSubscription(plan.tier.clone()));
     }
     if trial_days > plan.trial_days_max {
@@ -291,209 +330,12 @@ fn subscribe<'a>(
     }
     let plan = selection.choose(plan, state.customer_currency.as_deref(), None)?;
     let seats = selection.seats(&plan, None)?;
+    let none = Addons::new();
+    let addons = addons::after(None, catalogue, &none, &plan, selection, Unsaid::Stay)?;
     Ok(StripeAction::Create {
         quantities: Quantities::of(&plan, seats),
+        addons,
         plan: Box::new(plan.with_seats(seats)),
         trial_days,
     })
-}
-
-fn change<'a>(
-    subscription: &'a SubscriptionRow,
-    catalogue: &Catalogue,
-    plan: &Plan,
-    selection: Selection<'_>,
-    when: Option<When>,
-) -> Result<StripeAction<'a>, ChangeRejection> {
-    let details = CancellationDetails::default();
-    if !plan.is_billed() {
-        selection.seats(plan, None)?;
-        if subscription.is_incomplete() {
-            return Ok(StripeAction::EndNow {
-                subscription,
-                details,
-            });
-        }
-        return match subscription.ends_at() {
-            Some(at) => Err(ChangeRejection::EndsAlready(at)),
-            None if when == Some(When::Now) => Err(ChangeRejection::NotAtOnce),
-            None => Ok(StripeAction::EndWithPeriod {
-                subscription,
-                details,
-            }),
-        };
-    }
-    if subscription.is_incomplete() {
-        return Err(ChangeRejection::Incomplete);
-    }
-    let (item, current) = subscription
-        .base_item(catalogue)
-        .ok_or(ChangeRejection::UnknownItems)?;
-    let interval = item.plan_interval();
-    let stays = selection
-        .interval
-        .is_none_or(|asked| Some(asked) == interval);
-    let held = held_terms(subscription, catalogue, current, interval);
-    let seats = subscription.seats(catalogue, &held);
-    if current.tier == plan.tier && stays {
-        return seats::change(subscription, catalogue, held, seats, selection, when);
-    }
-    if plan.retired {
-        return Err(ChangeRejection::PlanRetired(plan.tier.clone()));
-    }
-    // Stripe lets only the schedule itself take its end back.
-    if let (Some(at), Some(_)) = (subscription.ends_at(), &subscription.schedule_id) {
-        return Err(ChangeRejection::EndsBefore(at));
-    }
-    let currency = subscription.currency.as_deref();
-    let chosen = selection.choose(plan, currency, interval)?;
-    let after = selection.seats(&chosen, seats)?;
-    let cadence = chosen.price.interval.cadence();
-    let target = Target {
-        quantities: quantities(&held, &chosen, after),
-        plan: Box::new(chosen.with_seats(after)),
-        version: None,
-        keeps_prices: false,
-    };
-    let when = when.unwrap_or_else(|| catalogue.when(&current.tier, &plan.tier));
-    if when == When::PeriodEnd {
-        return later(subscription, target);
-    }
-    match &subscription.pending {
-        // Stripe restarts no period beside a schedule, and one that was released for a
-        // change that is then declined would be lost.
-        Some(pending) if item.cadence() != Some(cadence) => Err(change_pending(pending)),
-        _ => Ok(target.now(subscription, None)),
-    }
-}
-
-/// The terms that a subscription has, as they are paid.
-fn held_terms(
-    subscription: &SubscriptionRow,
-    catalogue: &Catalogue,
-    current: &Plan,
-    interval: Option<Interval>,
-) -> Plan {
-    let tier = current.tier.as_str();
-    let version = subscription.plan_version;
-    let version = version.or_else(|| catalogue.oldest_version(tier));
-    let terms = catalogue.known_terms(tier, version);
-    let terms = terms.unwrap_or_else(|| current.clone());
-    terms.paid_in(subscription.currency.as_deref(), interval)
-}
-
-pub fn change_pending(pending: &PendingChange) -> ChangeRejection {
-    if pending.migrates {
-        return ChangeRejection::MigrationPending(pending.effective_at);
-    }
-    ChangeRejection::ChangePending(pending.plan_tier.clone().unwrap_or_default())
-}
-
-/// What a subscription is to become.
-struct Target {
-    plan: Box<Plan>,
-    version: Option<i32>,
-    quantities: Quantities,
-    keeps_prices: bool,
-}
-
-impl Target {
-    fn now(self, subscription: &SubscriptionRow, following: Option<Following>) -> StripeAction<'_> {
-        StripeAction::Switch {
-            subscription,
-            plan: self.plan,
-            version: self.version,
-            quantities: self.quantities,
-            keeps_prices: self.keeps_prices,
-            following: following.map(Box::new),
-        }
-    }
-}
-
-/// The quantities after a switch. Where the fee was for each seat and is not any more, it
-/// is charged once.
-fn quantities(held: &Plan, plan: &Plan, seats: Option<u32>) -> Quantities {
-    let after = Quantities::of(plan, seats);
-    let was_each = held.licensed_seats();
-    let was_each = was_each.is_some_and(|seats| seats.prices.is_empty());
-    Quantities {
-        fee: after.fee.or(was_each.then_some(1)),
-        ..after
-    }
-}
-
-fn later(
-    subscription: &SubscriptionRow,
-    target: Target,
-) -> Result<StripeAction<'_>, ChangeRejection> {
-    match subscription.ends_at() {
-        Some(at) => Err(ChangeRejection::EndsBefore(at)),
-        None => Ok(StripeAction::SwitchLater {
-            subscription,
-            plan: target.plan,
-            version: target.version,
-            quantities: target.quantities,
-            keeps_prices: target.keeps_prices,
-        }),
-    }
-}
-
-fn migrate<'a>(
-    subscription: &'a SubscriptionRow,
-    catalogue: &Catalogue,
-    terms: &Plan,
-    version: i32,
-    when: When,
-) -> Result<StripeAction<'a>, ChangeRejection> {
-    if subscription.is_incomplete() {
-        return Err(ChangeRejection::Incomplete);
-    }
-    if let Some(at) = subscription.ends_at() {
-        return Err(ChangeRejection::EndsAlready(at));
-    }
-    let (item, current) = subscription
-        .base_item(catalogue)
-        .ok_or(ChangeRejection::UnknownItems)?;
-    if current.tier != terms.tier {
-        return Err(ChangeRejection::OtherPlan(current.tier.clone()));
-    }
-    if subscription.plan_version == Some(version) {
-        return Ok(StripeAction::Nothing { subscription });
-    }
-    let interval = item.plan_interval();
-    let held = held_terms(subscription, catalogue, current, interval);
-    let seats = subscription.seats(catalogue, &held);
-    // What the customer has chosen stays.
-    let (interval, seats) = match &subscription.pending {
-        None => (interval, seats),
-        Some(pending) if pending.plan_tier.as_ref() != Some(&terms.tier) => match when {
-            When::Now => (interval, seats),
-            When::PeriodEnd => return Err(change_pending(pending)),
-        },
-        Some(pending) => match when {
-            // It would have the former prices again.
-            When::Now if pending.plan_version != Some(version) => {
-                return Err(change_pending(pending));
-            }
-            When::Now => (interval, seats),
-            When::PeriodEnd => (pending.interval.or(interval), pending.seats.or(seats)),
-        },
-    };
-    // Nobody is moved to another interval than the customer has chosen.
-    let selection = Selection {
-        interval: Some(interval.ok_or(ChangeRejection::UnknownItems)?),
-        ..Selection::from(terms.tier.as_str())
-    };
-    let plan = selection.choose(terms, subscription.currency.as_deref(), interval)?;
-    let seats = selection.seats(&plan, seats)?;
-    let target = Target {
-        quantities: quantities(&held, &plan, seats),
-        plan: Box::new(plan.with_seats(seats)),
-        version: Some(version),
-        keeps_prices: false,
-    };
-    match when {
-        When::Now => Ok(target.now(subscription, None)),
-        When::PeriodEnd => later(subscription, target),
-    }
 }

@@ -62,7 +62,7 @@ impl Subscriptions {
         audit::lock_chains(tx.conn(), &[organization_id]).await?;
         let id = &coupon.coupon_id;
         projection::coupon_known(tx.conn(), organization_id, id, terms.as_ref(), at).await?;
-        projection::erasure::clear_again(tx.conn(), organization_id).await?;
+        projection::erasure::clear_again(tx.conn(), &[organization_id]).await?;
         audit::count_unentered(tx.conn(), &[organization_id]).await?;
         tx.commit().await
     }

@@ -70,6 +70,16 @@ impl Extras {
         params.set_if("automatic_tax[enabled]", self.automatic_tax.then_some(true))
     }
 
+    /// When the code that the change redeems would end, redeemed at `start`.
+    pub fn code_ends(&self, start: Timestamp) -> Option<Timestamp> {
+        self.redemption.as_ref()?.ends_after(start)
+    }
+
+    /// Whether that depends on when it is redeemed.
+    pub fn redeems_for_a_time(&self) -> bool {
+        self.code_ends(Timestamp::UNIX_EPOCH).is_some()
+    }
+
     /// The discounts that reduce the next invoice, which comes at `next` after
     /// `invoice`: one for a single invoice is used up by the first that it reduces, and
     /// others end.
@@ -99,11 +109,7 @@ impl Extras {
             let is_new = |id: &str| !self.in_force.iter().any(|known| known == id);
             let mut amounts = invoice.discounts.iter();
             let reduces = amounts.any(|(id, amount)| *amount > 0 && is_new(id));
-            let ends = redemption
-                .terms
-                .as_ref()
-                .and_then(|terms| ends_after(terms, now))
-                .is_some_and(|end| end <= next);
+            let ends = redemption.ends_after(now).is_some_and(|end| end <= next);
             let is_once = redemption.terms.as_ref().is_some_and(is_once);
             if ends || is_once && reduces {
                 all = false;
@@ -134,6 +140,13 @@ impl Extras {
         let code = self.redemption.iter();
         let code = code.map(|one| Continuing::Code(one.promotion_code_id.clone()));
         Remaining::Only(left.chain(code).collect())
+    }
+}
+
+impl Redemption {
+    /// When the code's discount ends, if it is redeemed at `start`.
+    pub fn ends_after(&self, start: Timestamp) -> Option<Timestamp> {
+        ends_after(self.terms.as_ref()?, start)
     }
 }
 
@@ -279,8 +292,9 @@ impl Subscriptions {
         organization_id: Uuid,
         customer_id: &str,
     ) -> Result<bool, Failure> {
+        let asked = Uuid::now_v7();
         let response = client.customer_now(customer_id).await;
-        let snapshot = snapshot(client, response.map_err(Failure::Stripe)?).await;
+        let snapshot = snapshot(client, asked, response.map_err(Failure::Stripe)?).await;
         let snapshot = snapshot.map_err(Failure::Stripe)?;
         let customer = Customer::read(&snapshot.object, false)?;
         let mut tx = TenantTx::begin(&self.pool, organization_id).await?;

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use super::command::ChangeRejection;
 use super::preview::{PreviewUnavailable, WayOut};
+use crate::metering::reports;
 use crate::projection::MirrorError;
 use crate::server::problem::Problem;
 use crate::stripe::client::{ErrorKind, StripeError};
@@ -46,6 +47,8 @@ pub enum Failure {
     /// The stored context of a request cannot be read.
     #[error("a request cannot be recovered: {0}")]
     Unrecoverable(String),
+    #[error("another process took the import over; nothing is lost")]
+    ImportTaken,
     #[error("no Stripe key is configured")]
     NotConfigured,
     /// Stripe did nothing.
@@ -54,6 +57,9 @@ pub enum Failure {
     /// Stripe may have made the change.
     #[error("it is not known yet whether Stripe made the change: {0}")]
     InDoubt(StripeError),
+    /// An invoice made now would lack usage that Stripe has accepted. Nothing was changed.
+    #[error("Stripe has not yet counted the usage of {0} that it was told of just now")]
+    UsageNotCounted(String),
     /// The catalogue's price is not in Stripe.
     #[error("Stripe has no active price {0:?}")]
     NoPrice(String),
@@ -102,11 +108,14 @@ impl From<ChangeRejection> for Problem {
             ChangeRejection::NotAtOnce => (StatusCode::UNPROCESSABLE_ENTITY, "not_at_once"),
             ChangeRejection::NoPeriod => (StatusCode::UNPROCESSABLE_ENTITY, "no_current_period"),
             ChangeRejection::NothingPending => (StatusCode::NOT_FOUND, "no_pending_change"),
-            ChangeRejection::ChangePending(_) | ChangeRejection::CodeBesideChange => {
-                (StatusCode::CONFLICT, "change_pending")
-            }
+            ChangeRejection::ChangePending(_)
+            | ChangeRejection::AwaitsPayment { .. }
+            | ChangeRejection::CodeBesideChange => (StatusCode::CONFLICT, "change_pending"),
             ChangeRejection::MigrationPending(_) => (StatusCode::CONFLICT, "migration_pending"),
             ChangeRejection::ScheduledInStripe(_) => (StatusCode::CONFLICT, "change_scheduled"),
+            ChangeRejection::NotByCheckout(_) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "checkout_not_possible")
+            }
             ChangeRejection::NotEnding => (StatusCode::CONFLICT, "not_canceling"),
             ChangeRejection::TrialTooLong { .. } => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "trial_too_long")
@@ -122,6 +131,13 @@ impl From<ChangeRejection> for Problem {
             }
             ChangeRejection::NoSeats(_) => (StatusCode::UNPROCESSABLE_ENTITY, "plan_without_seats"),
             ChangeRejection::SeatsInUse { .. } => (StatusCode::CONFLICT, "seats_in_use"),
+            ChangeRejection::UnknownAddon { .. }
+            | ChangeRejection::AddonExcluded { .. }
+            | ChangeRejection::AddonRetired { .. }
+            | ChangeRejection::AddonQuantity { .. }
+            | ChangeRejection::AddonsInTrial
+            | ChangeRejection::AddonTwice(_)
+            | ChangeRejection::AddonNotOffered { .. } => return of_addon(&rejection),
         };
         let problem = Self::new(status, code, rejection.to_string());
         match rejection {
@@ -138,6 +154,27 @@ impl From<ChangeRejection> for Problem {
             _ => problem,
         }
     }
+}
+
+/// What is wrong with the add-ons that are asked for.
+fn of_addon(rejection: &ChangeRejection) -> Problem {
+    let (status, code) = match rejection {
+        ChangeRejection::AddonRetired { .. } => (StatusCode::CONFLICT, "addon_retired"),
+        ChangeRejection::AddonsInTrial => (StatusCode::CONFLICT, "addon_needs_payment_method"),
+        ChangeRejection::AddonExcluded { .. } => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "addon_not_for_plan")
+        }
+        ChangeRejection::AddonQuantity { .. } => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "addon_quantity_out_of_range",
+        ),
+        ChangeRejection::AddonTwice(_) => (StatusCode::UNPROCESSABLE_ENTITY, "addon_twice"),
+        ChangeRejection::AddonNotOffered { .. } => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "addon_not_offered")
+        }
+        _ => (StatusCode::UNPROCESSABLE_ENTITY, "unknown_addon"),
+    };
+    Problem::new(status, code, rejection.to_string()).with("field", json!("addons"))
 }
 
 impl From<Failure> for Problem {
@@ -181,6 +218,14 @@ impl From<Failure> for Problem {
                      or look at the subscription in a few minutes",
                 )
             }
+            Failure::UsageNotCounted(_) => Self::unavailable(
+                "usage_not_counted",
+                format!(
+                    "{message}, and would invoice without it; nothing was changed: send the same \
+                     request again shortly"
+                ),
+            )
+            .retry_after(reports::TRY_AGAIN_SECS),
             Failure::NoPrice(_) => {
                 tracing::error!("{message}: run `plans sync`");
                 Self::new(
@@ -189,7 +234,10 @@ impl From<Failure> for Problem {
                     format!("{message}; the operator must run `plans sync`"),
                 )
             }
-            Failure::Shape(_) | Failure::Unexpected(_) | Failure::Unrecoverable(_) => {
+            Failure::Shape(_)
+            | Failure::Unexpected(_)
+            | Failure::Unrecoverable(_)
+            | Failure::ImportTaken => {
                 tracing::error!("{message}");
                 Self::new(
                     StatusCode::BAD_GATEWAY,
@@ -214,6 +262,9 @@ fn preview_unavailable(why: &PreviewUnavailable) -> Problem {
                 WayOut::None => String::new(),
             };
             format!("change it without a preview{way_out}")
+        }
+        PreviewUnavailable::CodeEndsBefore(_) => {
+            "change it without a preview, or with `\"when\": \"now\"`".to_owned()
         }
         PreviewUnavailable::NoCurrency(_) => "run `subscriptions reconcile --apply`".to_owned(),
         PreviewUnavailable::StripeOnly(_) | PreviewUnavailable::OutOfRange(_) => {
@@ -287,9 +338,6 @@ fn busy(error: &StripeError) -> Problem {
 }
 
 fn of_stripe(error: &StripeError) -> Problem {
-    let no_method = error
-        .message
-        .contains("no attached payment source or default payment method");
     match error.kind {
         ErrorKind::Card => {
             let problem = Problem::new(
@@ -312,10 +360,12 @@ fn of_stripe(error: &StripeError) -> Problem {
         ErrorKind::AuthenticationRequired => Problem::new(
             StatusCode::PAYMENT_REQUIRED,
             "authentication_required",
-            "the bank asks the cardholder to confirm the payment, and nothing was changed; \
-             confirm the card or use another one",
+            "the bank asks the cardholder to confirm the payment, which this change cannot wait \
+             for, and nothing was changed; \
+             pay with a card that needs no confirmation, change with `\"when\": \"period_end\"`, \
+             or subscribe with POST /api/billing/checkout",
         ),
-        _ if no_method => Problem::new(
+        _ if error.lacks_payment_method() => Problem::new(
             StatusCode::PAYMENT_REQUIRED,
             "payment_method_required",
             "there is no card to be charged, and nothing was changed; add a payment method",

@@ -140,6 +140,7 @@ impl Subscriptions {
                 user_agent: None,
             },
             idempotency_key: None,
+            payer_acts: false,
         };
         let priced = self.price_migration(candidate, terms, migration).await?;
         if priced.problem.is_some() {

@@ -4,13 +4,14 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::change::recover::pause_after;
 use super::failure::Failure;
 use super::store::StaleMirror;
 use super::{Subscriptions, store};
 use crate::audit::{self, Actor, NewEntry};
 use crate::db::{TenantTx, WorkerTx};
 use crate::metering::grace;
-use crate::projection::{self, StripeResponse};
+use crate::projection::{self, ResponseKind, StripeResponse};
 use crate::stripe::client::{self, Client, ErrorKind, StripeError};
 use crate::stripe::objects::{Subscription, SubscriptionSchedule};
 
@@ -21,6 +22,9 @@ pub struct StripeSnapshot {
     pub at: Timestamp,
     /// Stripe's id of the request.
     pub request_id: Option<String>,
+    /// Our id of it, made before it was sent.
+    pub asked: Uuid,
+    pub kind: ResponseKind,
 }
 
 /// Whether Stripe has the subscription that counts here.
@@ -30,10 +34,23 @@ pub(super) enum StripePresence {
     Missing(String),
 }
 
-/// Completes a response with all its items, its schedule and its time: Stripe's, or
-/// that of the customer's test clock.
+/// Fetches a subscription.
+pub(super) async fn fetch(client: &Client, id: &str) -> Result<StripeSnapshot, StripeError> {
+    // A change that is made meanwhile has a later id.
+    let asked = Uuid::now_v7();
+    let response = client.subscription(id).await?;
+    Ok(StripeSnapshot {
+        asked,
+        kind: ResponseKind::Question,
+        ..snapshot(client, asked, response).await?
+    })
+}
+
+/// Completes the response to a change with all its items, its schedule and its time:
+/// Stripe's, or that of the customer's test clock.
 pub(super) async fn snapshot(
     client: &Client,
+    asked: Uuid,
     mut response: client::Response,
 ) -> Result<StripeSnapshot, StripeError> {
     client.fetch_missing_items(&mut response.body).await?;
@@ -49,6 +66,8 @@ pub(super) async fn snapshot(
         at: at.unwrap_or_else(Timestamp::now),
         object: response.body,
         request_id: response.request_id,
+        asked,
+        kind: ResponseKind::Change,
     })
 }
 
@@ -63,14 +82,13 @@ impl Subscriptions {
         let Some(subscription) = state.subscription else {
             return Ok(StripePresence::Present);
         };
-        let response = match client.subscription(&subscription.id).await {
-            Ok(response) => response,
+        let snapshot = match fetch(client, &subscription.id).await {
+            Ok(snapshot) => snapshot,
             Err(error) if error.kind == ErrorKind::NotFound => {
                 return Ok(StripePresence::Missing(subscription.id));
             }
             Err(error) => return Err(Failure::Stripe(error)),
         };
-        let snapshot = snapshot(client, response).await.map_err(Failure::Stripe)?;
         self.mirror_snapshot(organization_id, snapshot, None)
             .await?;
         Ok(StripePresence::Present)
@@ -104,7 +122,8 @@ impl Subscriptions {
         let locked = audit::lock_chains(tx.conn(), &[organization_id]).await?;
         let response = StripeResponse {
             organization_id,
-            request: Uuid::now_v7(),
+            request: snapshot.asked,
+            kind: snapshot.kind,
             object: &snapshot.object,
             at: snapshot.at,
             actor: Actor::System,
@@ -127,8 +146,11 @@ impl Subscriptions {
         }
         entries.extend(mirrored.entries);
         audit::record(&mut tx, &locked, &entries).await?;
-        if let Some(stale) = stale {
-            store::clear_stale(&mut tx, stale).await?;
+        match stale {
+            Some(stale) if mirrored.is_newest => store::clear_stale(&mut tx, stale).await?,
+            // Another state came first: it is asked for again.
+            Some(stale) => store::postpone(&mut tx, stale, pause_after(stale.attempts)).await?,
+            None => {}
         }
         tx.commit().await?;
         projection::report_alerts(&mirrored.alerts);

@@ -9,20 +9,27 @@
 //!
 //! Nothing here writes a mirrored row: `projection` does.
 
+mod asked_addons;
+mod awaited;
 mod background;
 mod call_off;
 mod cancellation;
+mod cards;
 mod change;
+pub mod checkout;
 mod command;
 mod coupons;
 mod customer;
 mod discounts;
 mod extras;
 mod failure;
+pub mod import;
 mod migrate;
 mod mirror;
 mod missing;
+mod payer;
 mod pending;
+mod pending_view;
 mod preview;
 mod prices;
 mod promotion;
@@ -41,6 +48,7 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 pub use background::{CHECK_EVERY, SETTLE_EVERY};
+pub use cards::CardFailure;
 pub use change::record::audit_actions;
 pub use change::saga::Requester;
 pub use command::{CancellationDetails, ChangeRejection, Command, StripeAction, decide};
@@ -48,10 +56,12 @@ pub use discounts::DiscountView;
 pub use failure::Failure;
 pub use migrate::{Candidate, Migration, Moved};
 pub use mirror::StripeSnapshot;
+pub use payer::SetupStarted;
 pub use pending::{PendingChange, PendingWhen};
+pub use pending_view::PendingChangeView;
 pub use preview::{Line, Preview, PreviewUnavailable, Pricing, QuotaChange, Source};
 pub use reconcile::{Drift, DriftKind, Healing, Reconciliation};
-pub use selection::{Quantities, Selection};
+pub use selection::{AskedAddons, Quantities, Selection};
 pub use state::{Item, SubscriptionRow, SubscriptionState};
 pub use store::findings::{Findings, VanishedPlans, check_vanished, findings};
 pub use upcoming::Upcoming;
@@ -59,6 +69,7 @@ pub use view::SubscriptionView;
 
 use crate::catalogue::Catalogue;
 use crate::db::RequestTx;
+use crate::metering::charges::{self, OverageLookup};
 use crate::stripe::client::Client;
 use change::locks::OrganizationLocks;
 use preview::quotes::PreviewLookup;
@@ -74,6 +85,7 @@ pub struct Subscriptions {
     stripe: Option<Client>,
     sealer: Sealer,
     preview_lookup: PreviewLookup,
+    overage_lookup: OverageLookup,
     prices: Prices,
     locks: OrganizationLocks,
 }
@@ -88,7 +100,12 @@ impl Subscriptions {
     ) -> Self {
         Self {
             sealer: Sealer::new(pool.clone()),
-            preview_lookup: preview::quotes::preview_lookup(lookups, catalogue.clone()),
+            preview_lookup: preview::quotes::preview_lookup(
+                lookups.clone(),
+                catalogue.clone(),
+                stripe.is_none(),
+            ),
+            overage_lookup: charges::overage_lookup(lookups, catalogue.clone()),
             pool,
             catalogue,
             stripe,

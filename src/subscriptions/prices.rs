@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::PgPool;
 
 use super::Subscriptions;
-use super::command::{ChangeRejection, StripeAction};
+use super::command::{AddonItem, AddonPrice, ChangeRejection, StripeAction};
 use super::failure::Failure;
 use super::pending::Following;
 use super::selection::Quantities;
 use super::state::SubscriptionRow;
 use crate::catalogue::versions::version_name;
 use crate::catalogue::{
-    self, Catalogue, Plan, RecordedPrice, is_fee_of, is_seat_of, is_usage_of, metered_lookup_key,
+    self, Catalogue, Plan, RecordedPrice, is_addon_price, is_fee_of, is_seat_of, is_usage_of,
+    metered_lookup_key,
 };
 use crate::db::WorkerTx;
 use crate::stripe::client::{BILLING_MODE, Client, FLEXIBLE, Price};
@@ -65,6 +66,7 @@ impl PlanPrices {
             base: fee.price_id.clone()?,
             seats: seats.filter_map(|item| item.price_id.clone()).max(),
             metered: metered.collect(),
+            addons: Vec::new(),
         })
     }
 }
@@ -80,6 +82,20 @@ pub struct PlanPrices {
     pub seats: Option<String>,
     /// Metered prices by metric, for the metrics that have one in Stripe.
     pub metered: BTreeMap<String, String>,
+    /// Those of the add-ons beside the plan.
+    pub addons: Vec<PricedAddon>,
+}
+
+/// An add-on that a subscription is to have, with its price in Stripe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PricedAddon {
+    pub id: String,
+    pub price_id: String,
+    pub quantity: u32,
+    /// In minor units; `None` if it is not a whole number of them.
+    pub unit_amount: Option<i64>,
+    /// Whether it is the price that it was bought at.
+    pub is_held: bool,
 }
 
 impl Subscriptions {
@@ -108,6 +124,85 @@ impl Subscriptions {
         Ok(found)
     }
 
+    /// The same with the prices of add-ons.
+    pub(super) async fn prices_with(
+        &self,
+        client: &Client,
+        plan: &Plan,
+        version: Option<i32>,
+        addons: &[AddonItem],
+    ) -> Result<PlanPrices, Failure> {
+        Ok(PlanPrices {
+            addons: self.addon_prices(client, addons).await?,
+            ..self.prices_of(client, plan, version).await?
+        })
+    }
+
+    /// The prices of add-ons in Stripe.
+    pub(super) async fn addon_prices(
+        &self,
+        client: &Client,
+        addons: &[AddonItem],
+    ) -> Result<Vec<PricedAddon>, Failure> {
+        let mut priced = Vec::new();
+        for addon in addons {
+            let (price_id, unit_amount, is_held) = match &addon.price {
+                AddonPrice::Held {
+                    price_id,
+                    unit_amount,
+                } => (price_id.clone(), *unit_amount, true),
+                AddonPrice::Sold(price) => {
+                    let (price_id, amount) = self.addon_price(client, &addon.id, price).await?;
+                    (price_id, Some(amount), false)
+                }
+            };
+            priced.push(PricedAddon {
+                id: addon.id.clone(),
+                price_id,
+                quantity: addon.quantity,
+                unit_amount,
+                is_held,
+            });
+        }
+        Ok(priced)
+    }
+
+    /// The price in Stripe that an add-on is sold at, and its amount: the one that has its
+    /// lookup key, or that was recorded, if it charges what the catalogue says, or the one
+    /// that the file names. Until a sync has made it, the former one is sold.
+    async fn addon_price(
+        &self,
+        client: &Client,
+        id: &str,
+        price: &catalogue::Price,
+    ) -> Result<(String, i64), Failure> {
+        let mut former = None;
+        if let Some(key) = &price.lookup_key {
+            let known = self.prices.all(client, &self.catalogue).await?;
+            if let Some(known) = known.get(key).filter(|one| is_addon_price(one, price)) {
+                return Ok((known.id.clone(), price.amount));
+            }
+            let mut tx = WorkerTx::begin(&self.pool).await?;
+            former = catalogue::addon_price(tx.conn(), id, price).await?;
+            tx.commit().await?;
+        }
+        if let Some(same) = former.take_if(|one| one.unit_amount == price.amount) {
+            return Ok((same.stripe_price_id, same.unit_amount));
+        }
+        if let Some(named) = price.stripe_price_ids.first() {
+            return Ok((named.clone(), price.amount));
+        }
+        let missing = || price.lookup_key.clone().unwrap_or_else(|| id.to_owned());
+        let former = former.ok_or_else(|| Failure::NoPrice(missing()))?;
+        tracing::warn!(
+            addon = id,
+            amount = former.unit_amount,
+            "PLANS_FILE changes the price of an add-on that Stripe does not have yet: the former \
+             one is sold. Run `plans sync`"
+        );
+        Ok((former.stripe_price_id, former.unit_amount))
+    }
+
     /// The prices of a subscription after a switch: those it has, if it keeps them.
     pub(super) async fn prices_after(
         &self,
@@ -117,13 +212,14 @@ impl Subscriptions {
     ) -> Result<PlanPrices, Failure> {
         let SwitchTo { plan, version, .. } = switch;
         if !switch.keeps_prices {
-            return self.prices_of(client, plan, version).await;
+            return self.prices_with(client, plan, version, switch.addons).await;
         }
         let mut held =
             PlanPrices::held(subscription, &self.catalogue).ok_or(ChangeRejection::UnknownItems)?;
         if held.seats.is_none() && plan.seat_price().is_some() {
             held.seats = self.prices_of(client, plan, version).await?.seats;
         }
+        held.addons = self.addon_prices(client, switch.addons).await?;
         Ok(held)
     }
 }
@@ -134,6 +230,7 @@ pub struct SwitchTo<'a> {
     pub plan: &'a Plan,
     pub version: Option<i32>,
     pub quantities: Quantities,
+    pub addons: &'a [AddonItem],
     pub keeps_prices: bool,
     /// What becomes of a pending change.
     pub following: Option<&'a Following>,
@@ -147,12 +244,14 @@ impl<'a> SwitchTo<'a> {
                 plan,
                 version,
                 quantities,
+                addons,
                 keeps_prices,
                 ..
             } => Some(Self {
                 plan,
                 version: *version,
                 quantities: *quantities,
+                addons,
                 keeps_prices: *keeps_prices,
                 following: None,
             }),
@@ -160,6 +259,7 @@ impl<'a> SwitchTo<'a> {
                 plan,
                 version,
                 quantities,
+                addons,
                 keeps_prices,
                 following,
                 ..
@@ -167,6 +267,7 @@ impl<'a> SwitchTo<'a> {
                 plan,
                 version: *version,
                 quantities: *quantities,
+                addons,
                 keeps_prices: *keeps_prices,
                 following: following.as_deref(),
             }),
@@ -196,6 +297,7 @@ impl Prices {
                     None => None,
                 },
                 metered: BTreeMap::new(),
+                addons: Vec::new(),
             });
         };
         let prices = self.all(client, catalogue).await?;
@@ -214,6 +316,7 @@ impl Prices {
                 .iter()
                 .map(|(metric, price)| ((*metric).clone(), price.id.clone()))
                 .collect(),
+            addons: Vec::new(),
         };
         let as_sold = base.is_some_and(|base| is_fee_of(base, plan))
             && (seat.is_none() || of_seat.is_some_and(|price| is_seat_of(price, plan)))
@@ -256,7 +359,8 @@ impl Prices {
             return Ok(prices);
         }
         let offers: Vec<Plan> = catalogue.plans().iter().flat_map(Plan::offers).collect();
-        let keys: BTreeSet<String> = offers.iter().flat_map(Plan::lookup_keys).collect();
+        let keys = offers.iter().flat_map(Plan::lookup_keys);
+        let keys: BTreeSet<String> = keys.chain(catalogue.addon_keys()).collect();
         let keys = Vec::from_iter(keys);
         let found = client.prices(&keys).await.map_err(Failure::Stripe)?;
         let by_key: ByKey = Arc::new(
@@ -265,12 +369,13 @@ impl Prices {
                 .filter_map(|price| Some((price.lookup_key.clone()?, price)))
                 .collect(),
         );
-        // A missing fee may be created at any moment, so it is not cached. A
-        // missing metered price is normal: usage may be billed elsewhere.
-        let mut fees = offers
+        // A missing fee may be created at any moment, so it is not cached. A missing metered
+        // price is normal, as usage may be billed elsewhere; a missing add-on must not have
+        // Stripe asked for every sale of a plan, and is known once a sync has recorded it.
+        let mut needed = offers
             .iter()
-            .filter_map(|plan| plan.price.lookup_key.as_ref());
-        if fees.all(|fee| by_key.contains_key(fee)) {
+            .filter_map(|plan| plan.price.lookup_key.clone());
+        if needed.all(|key| by_key.contains_key(&key)) {
             let now = Some((Instant::now(), by_key.clone()));
             *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = now;
         }

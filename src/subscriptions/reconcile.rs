@@ -5,7 +5,7 @@
 //! and settles open requests. Each finding has its own result:
 //! one that cannot be read or healed hides no other. Stripe is never changed.
 
-mod compare;
+pub(super) mod compare;
 mod customers;
 mod documents;
 mod drift;
@@ -14,7 +14,7 @@ mod open_requests;
 mod payments;
 mod schedules;
 mod sessions;
-mod store;
+pub(super) mod store;
 mod stripe_only;
 mod usage;
 
@@ -27,19 +27,22 @@ use uuid::Uuid;
 use super::Subscriptions;
 use super::change::record::Initiator;
 use super::failure::Failure;
-use super::mirror::snapshot;
+use super::mirror::fetch;
 use crate::db::WorkerTx;
 use crate::metering::reports;
 use crate::stripe::client::{Client, ErrorKind};
 use crate::stripe::objects::{Customer, Subscription, SubscriptionSchedule};
 use crate::tenancy::organizations::sample;
-use billing_domain::subscription::is_ended;
+use billing_domain::status::SubscriptionStatus;
+pub(super) use documents::Answer;
 pub use drift::{Drift, Reconciliation};
 pub use kinds::DriftKind;
 use payments::Billed;
+pub(super) use payments::{charge_event, dispute_event, refund_event};
 use schedules::schedule_in;
 use store::Mirrored;
 use stripe_only::{named, stray};
+pub(super) use stripe_only::{runs, unknown_prices};
 
 /// What a reconciliation may change in our state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -155,8 +158,8 @@ impl Subscriptions {
         let mut tx = WorkerTx::begin(&self.pool).await?;
         self.catalogue.recall(tx.conn(), &shown).await?;
         let mut both = BothSides {
-            ours: store::subscriptions(tx.conn()).await?,
-            owners: store::customers(tx.conn()).await?,
+            ours: store::subscriptions(tx.conn(), None).await?,
+            owners: store::customers(tx.conn(), None).await?,
             organizations: store::organizations(tx.conn()).await?,
             customers: Vec::new(),
         };
@@ -229,7 +232,8 @@ impl Subscriptions {
         let unlisted = both
             .ours
             .iter()
-            .filter(|(id, one)| !listed.contains(*id) && !is_ended(one.text("stripe_status")));
+            .filter(|(id, _)| !listed.contains(*id))
+            .filter(|(_, one)| !SubscriptionStatus::from(one.text("stripe_status")).is_ended());
         for (id, stored) in unlisted {
             let theirs = self.unlisted(client, id, stored, healing, found).await?;
             known.extend(theirs.map(|theirs| (stored.organization_id, theirs)));
@@ -346,9 +350,7 @@ impl Subscriptions {
         organization_id: Uuid,
         id: &str,
     ) -> Result<bool, Failure> {
-        let response = client.subscription(id).await;
-        let snapshot = snapshot(client, response.map_err(Failure::Stripe)?).await;
-        let snapshot = snapshot.map_err(Failure::Stripe)?;
+        let snapshot = fetch(client, id).await.map_err(Failure::Stripe)?;
         self.mirror_snapshot(organization_id, snapshot, None)
             .await?;
         Ok(true)

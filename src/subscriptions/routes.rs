@@ -1,13 +1,16 @@
 //! `/api/billing/subscription` and `/api/billing/invoices/upcoming`.
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
+use super::asked_addons::{self, AskedAddon};
+use super::awaited::ActionRequired;
 use super::call_off::{__path_call_off, call_off};
 use super::cancellation::{Cancellation, Said};
 use super::change::saga::Requester;
@@ -18,8 +21,9 @@ use super::{
     Subscriptions, Upcoming,
 };
 use crate::catalogue::{Interval, When};
+use crate::server::detached;
 use crate::server::extract::{Json, OptionalJson, Query};
-use crate::server::layers::idempotency::Key;
+use crate::server::layers::idempotency::{Key, Passing};
 use crate::server::number;
 use crate::server::problem::Problem;
 use crate::server::routes::{Permission, Routes, Share, tenant};
@@ -74,6 +78,9 @@ struct NewSubscription {
     #[serde(default, deserialize_with = "number::maybe_whole")]
     #[schema(minimum = 1, maximum = 1_000_000)]
     quantity: Option<u64>,
+    /// What is bought beside the plan: ids of add-ons, or objects with `id` and `quantity`.
+    #[serde(default)]
+    addons: Option<Vec<AskedAddon>>,
     /// The plan sets the maximum.
     #[serde(default, deserialize_with = "number::whole")]
     #[schema(maximum = 730)]
@@ -97,15 +104,17 @@ struct NewSubscription {
     operation_id = "createSubscription",
     tag = "Subscriptions",
     request_body = NewSubscription,
-    responses((status = 201, description = "The new subscription.", body = SubscriptionView)),
+    responses((status = 201, description = "The new subscription.", body = SubscriptionView),
+              (status = 202, description = "It begins once its payer has confirmed the payment.", body = ActionRequired)),
 )]
 async fn create(
     State(subscriptions): State<Subscriptions>,
     caller: Principal,
     key: Option<Key>,
     Json(new): Json<NewSubscription>,
-) -> Result<impl IntoResponse, Problem> {
-    let made = change_and_show(
+) -> Result<Response, Problem> {
+    change_beside_payer(
+        StatusCode::CREATED,
         subscriptions,
         caller,
         key,
@@ -113,21 +122,24 @@ async fn create(
             if new.when == Some(When::PeriodEnd) {
                 return Err(ChangeRejection::NoPeriod.into());
             }
+            let addons = asked_addons::by_id(new.addons.as_deref())?;
             let command = Command::Subscribe {
                 selection: Selection {
                     tier: &new.plan_tier,
                     interval: new.interval,
                     currency: new.currency.as_deref(),
                     quantity: new.quantity,
+                    addons: addons.as_ref(),
                 },
                 trial_days: new.trial_days,
                 promotion_code: new.promotion_code.as_deref(),
             };
             let token = new.preview_token.as_deref();
+            let caller = caller.with_payer();
             subscriptions.change(&caller, command, token).await
         },
-    );
-    Ok((StatusCode::CREATED, made.await?))
+    )
+    .await
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -147,6 +159,10 @@ struct PlanChange {
     #[serde(default, deserialize_with = "number::maybe_whole")]
     #[schema(minimum = 1, maximum = 1_000_000)]
     quantity: Option<u64>,
+    /// The add-ons, all of them: ids, or objects with `id` and `quantity`. By default those
+    /// that there are, as far as they go with the plan; an empty list is none.
+    #[serde(default)]
+    addons: Option<Vec<AskedAddon>>,
     /// By default when the preview says, or else the catalogue.
     #[serde(default)]
     when: Option<When>,
@@ -166,30 +182,35 @@ struct PlanChange {
     operation_id = "changeSubscription",
     tag = "Subscriptions",
     request_body = PlanChange,
-    responses((status = 200, description = "The changed subscription.", body = SubscriptionView)),
+    responses((status = 200, description = "The changed subscription.", body = SubscriptionView),
+              (status = 202, description = "It changes once its payer has confirmed the payment.", body = ActionRequired)),
 )]
 async fn change(
     State(subscriptions): State<Subscriptions>,
     caller: Principal,
     key: Option<Key>,
     Json(asked): Json<PlanChange>,
-) -> Result<axum::Json<SubscriptionView>, Problem> {
-    change_and_show(
+) -> Result<Response, Problem> {
+    change_beside_payer(
+        StatusCode::OK,
         subscriptions,
         caller,
         key,
         move |subscriptions, caller| async move {
+            let addons = asked_addons::by_id(asked.addons.as_deref())?;
             let command = Command::Change {
                 selection: Selection {
                     tier: &asked.plan_tier,
                     interval: asked.interval,
                     currency: asked.currency.as_deref(),
                     quantity: asked.quantity,
+                    addons: addons.as_ref(),
                 },
                 when: asked.when,
                 promotion_code: asked.promotion_code.as_deref(),
             };
             let token = asked.preview_token.as_deref();
+            let caller = caller.with_payer();
             subscriptions.change(&caller, command, token).await
         },
     )
@@ -285,6 +306,10 @@ struct PreviewRequest {
     #[serde(default, deserialize_with = "number::maybe_whole")]
     #[schema(minimum = 1, maximum = 1_000_000)]
     quantity: Option<u64>,
+    /// The add-ons, all of them: ids, or objects with `id` and `quantity`. By default those
+    /// that there are, as far as they go with the plan; an empty list is none.
+    #[serde(default)]
+    addons: Option<Vec<AskedAddon>>,
     /// By default when the catalogue says.
     #[serde(default)]
     when: Option<When>,
@@ -309,11 +334,13 @@ async fn preview(
     Json(asked): Json<PreviewRequest>,
 ) -> Result<axum::Json<Preview>, Problem> {
     let organization_id = caller.organization_id;
+    let addons = asked_addons::by_id(asked.addons.as_deref()).map_err(Failure::from)?;
     let selection = Selection {
         tier: &asked.plan_tier,
         interval: asked.interval,
         currency: asked.currency.as_deref(),
         quantity: asked.quantity,
+        addons: addons.as_ref(),
     };
     let code = asked.promotion_code.as_deref();
     let preview = subscriptions
@@ -370,6 +397,39 @@ where
     Ok(axum::Json(view.with_discounts(discounts)))
 }
 
+/// Makes a change beside its payer, and returns the new state; or how they go on, where
+/// they have to confirm the payment first.
+async fn change_beside_payer<F>(
+    done: StatusCode,
+    subscriptions: Subscriptions,
+    caller: Principal,
+    key: Option<Key>,
+    change: impl FnOnce(Subscriptions, Requester) -> F,
+) -> Result<Response, Problem>
+where
+    F: Future<Output = Result<(), Failure>> + Send + 'static,
+{
+    let organization_id = caller.organization_id;
+    let mut state = change_detached(subscriptions.clone(), caller, key, change).await?;
+    if state.awaited().is_some() {
+        let required = subscriptions.action_required(organization_id, &state);
+        if let Some(required) = required.await? {
+            let answer = (
+                StatusCode::ACCEPTED,
+                Extension(Passing),
+                axum::Json(required),
+            );
+            return Ok(answer.into_response());
+        }
+        state = subscriptions.state(organization_id).await?;
+    }
+    let discounts = subscriptions
+        .discounts_in_force(organization_id, &state)
+        .await?;
+    let view = SubscriptionView::from(state).with_discounts(discounts);
+    Ok((done, axum::Json(view)).into_response())
+}
+
 /// Makes a change in its own task, so that a client that disconnects does not
 /// interrupt it.
 async fn change_detached<F>(
@@ -382,13 +442,8 @@ where
     F: Future<Output = Result<(), Failure>> + Send + 'static,
 {
     let organization_id = caller.organization_id;
-    let requester = Requester {
-        organization_id,
-        actor: caller.actor,
-        client: caller.client,
-        idempotency_key: key.map(|key| key.as_str().to_owned()),
-    };
-    let task = tokio::spawn(change(subscriptions.clone(), requester));
+    let requester = Requester::of(caller, key);
+    let task = detached::spawn(change(subscriptions.clone(), requester));
     task.await.map_err(|error| {
         tracing::error!(%error, "The task of a subscription change panicked");
         Problem::new(

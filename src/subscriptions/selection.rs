@@ -1,6 +1,8 @@
-//! Which plan is asked for, at which of its prices, and with how many seats. Pure.
+//! Which plan is asked for, at which of its prices, with how many seats and which add-ons.
+//! Pure.
 
 use std::cmp;
+use std::collections::BTreeMap;
 
 use super::command::ChangeRejection;
 use super::preview::token::Quote;
@@ -15,7 +17,12 @@ pub struct Selection<'a> {
     pub currency: Option<&'a str>,
     /// The seats, all of them.
     pub quantity: Option<u64>,
+    /// The add-ons, all of them.
+    pub addons: Option<&'a AskedAddons>,
 }
+
+/// How many of each add-on are asked for, by its id. Nobody has checked the numbers yet.
+pub type AskedAddons = BTreeMap<String, i64>;
 
 impl<'a> From<&'a str> for Selection<'a> {
     fn from(tier: &'a str) -> Self {
@@ -24,6 +31,7 @@ impl<'a> From<&'a str> for Selection<'a> {
             interval: None,
             currency: None,
             quantity: None,
+            addons: None,
         }
     }
 }
@@ -63,14 +71,16 @@ impl<'a> Selection<'a> {
             interval: quote.interval,
             currency: currency.filter(|asked| asked.eq_ignore_ascii_case(&quote.currency)),
             quantity: quote.quantity,
+            addons: quote.addons.as_ref(),
         }
     }
 
     /// What is not said is as it was previewed.
-    pub fn or_as_quoted(self, quote: &Quote) -> Self {
+    pub fn or_as_quoted(self, quote: &'a Quote) -> Self {
         Self {
             interval: self.interval.or(quote.interval),
             quantity: self.quantity.or(quote.quantity),
+            addons: self.addons.or(quote.addons.as_ref()),
             ..self
         }
     }

@@ -1,10 +1,12 @@
 //! The stored state of an organization's plan and subscriptions.
 
 use billing_domain::period::{Cadence, Interval, Period};
+use billing_domain::status::SubscriptionStatus;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use super::awaited::AwaitedChange;
 use super::pending::{PendingChange, Schedule};
 use crate::catalogue::{self, Bought, Catalogue, Plan, PriceUse};
 
@@ -29,6 +31,8 @@ pub struct SubscriptionState {
     pub customer_discounted: bool,
     /// Whether any of its subscriptions ever had a trial.
     pub had_trial: bool,
+    /// Whether there is a payment method of the organization that Stripe can charge.
+    pub has_payment_method: bool,
     /// The subscription that counts among those that have not ended.
     pub subscription: Option<SubscriptionRow>,
     /// The other ones, which are paid for as well.
@@ -41,7 +45,7 @@ pub struct SubscriptionRow {
     pub id: String,
     pub customer_id: String,
     /// The effective status, in Stripe's terms.
-    pub status: String,
+    pub status: SubscriptionStatus,
     pub plan_tier: Option<String>,
     pub plan_version: Option<i32>,
     pub currency: Option<String>,
@@ -54,6 +58,8 @@ pub struct SubscriptionRow {
     pub cancel_at_period_end: bool,
     pub canceled_at: Option<Timestamp>,
     pub latest_invoice_id: Option<String>,
+    /// Whether it has a payment method of its own, or invoices by mail.
+    pub is_payable: bool,
     /// Whether it or an item has a discount.
     pub discounted: bool,
     /// Its own discounts, in the order in which they apply.
@@ -68,6 +74,8 @@ pub struct SubscriptionRow {
     pub schedule: Option<Schedule>,
     /// The change that the schedule makes next.
     pub pending: Option<PendingChange>,
+    /// The change that waits for its payer.
+    pub awaited: Option<AwaitedChange>,
     /// What the customer said on canceling, and which of Stripe's words it was.
     pub cancellation_comment: Option<String>,
     pub cancellation_feedback: Option<String>,
@@ -104,7 +112,7 @@ impl SubscriptionState {
                 .plan_tier
                 .as_deref()
                 .and_then(|tier| catalogue.rank(tier));
-            let runs = billing_domain::subscription::grants_plan(&one.status);
+            let runs = one.status.grants_plan();
             (runs, rank, one.created, one.id.clone())
         });
         let chosen = rows.pop();
@@ -151,11 +159,11 @@ impl SubscriptionRow {
 
     /// Whether its first payment has not succeeded yet.
     pub fn is_incomplete(&self) -> bool {
-        self.status == "incomplete"
+        self.status == SubscriptionStatus::Incomplete
     }
 
     pub fn on_trial(&self) -> bool {
-        self.status == "trialing"
+        self.status == SubscriptionStatus::Trialing
     }
 
     /// Whether it is set to end.
@@ -218,7 +226,8 @@ impl SubscriptionRow {
             .ok()
     }
 
-    /// Changes whenever the price of a plan change could.
+    /// Changes whenever the price of a plan change could. The billing mode is no part of
+    /// it: a change may alter it, and is priced again then.
     pub fn fingerprint(&self) -> String {
         let items: Vec<Value> = self
             .items
@@ -232,13 +241,13 @@ impl SubscriptionRow {
             self.period_start,
             self.period_end,
             self.anchor,
-            self.billing_mode,
             self.ends(),
             self.discounted,
             self.discount_ids,
             self.taxed,
             self.scheduled(),
-            items
+            items,
+            self.awaits_update().map(|awaited| &awaited.change_id)
         ]);
         hex::encode(&Sha256::digest(state.to_string())[..8])
     }

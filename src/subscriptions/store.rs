@@ -2,6 +2,7 @@
 
 pub mod findings;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
@@ -13,8 +14,8 @@ use uuid::Uuid;
 use super::migrate::{Candidate, Migration};
 use super::pending::Schedule;
 use super::state::{Item, SubscriptionRow, SubscriptionState};
-use crate::catalogue::{Bought, Catalogue, Interval, PriceUse};
-use crate::db::TenantTx;
+use crate::catalogue::{Bought, Catalogue, Interval, PriceUse, stored_addons};
+use crate::db::{RequestTx, TenantTx};
 use crate::stripe::objects::SchedulePhase;
 
 /// A row of the states query: an organization, with one item of one of its
@@ -27,11 +28,13 @@ struct StateRow {
     plan_currency: Option<String>,
     plan_interval: Option<String>,
     plan_seats: Option<i32>,
+    plan_addons: Value,
     customer_id: Option<String>,
     customer_currency: Option<String>,
     tax_located: Option<bool>,
     customer_discounted: bool,
     had_trial: bool,
+    has_payment_method: bool,
     id: Option<String>,
     held_customer_id: Option<String>,
     status: Option<String>,
@@ -47,6 +50,7 @@ struct StateRow {
     cancel_at_period_end: Option<bool>,
     canceled_at: Option<jiff_sqlx::Timestamp>,
     latest_invoice_id: Option<String>,
+    is_payable: Option<bool>,
     discounted: Option<bool>,
     discount_ids: Option<Vec<String>>,
     taxed: Option<bool>,
@@ -59,6 +63,7 @@ struct StateRow {
     schedule_change_id: Option<String>,
     cancellation_comment: Option<String>,
     cancellation_feedback: Option<String>,
+    pending_update: Option<Value>,
     item_id: Option<String>,
     price_id: Option<String>,
     lookup_key: Option<String>,
@@ -71,11 +76,12 @@ struct StateRow {
     item_plan_tier: Option<String>,
     item_metric: Option<String>,
     item_seats: Option<bool>,
+    item_addon: Option<String>,
 }
 
 impl StateRow {
-    fn organization(&self) -> SubscriptionState {
-        SubscriptionState {
+    fn organization(&self) -> Result<SubscriptionState, sqlx::Error> {
+        Ok(SubscriptionState {
             name: self.name.clone(),
             plan_tier: self.plan_tier.clone(),
             plan_version: self.plan_version,
@@ -83,15 +89,17 @@ impl StateRow {
                 currency: self.plan_currency.clone(),
                 interval: Interval::of(self.plan_interval.as_deref(), None),
                 seats: self.plan_seats.and_then(|seats| seats.try_into().ok()),
+                addons: stored_addons(Some(self.plan_addons.clone()))?,
             },
             customer_id: self.customer_id.clone(),
             customer_currency: self.customer_currency.clone(),
             tax_located: self.tax_located,
             customer_discounted: self.customer_discounted,
             had_trial: self.had_trial,
+            has_payment_method: self.has_payment_method,
             subscription: None,
             others: Vec::new(),
-        }
+        })
     }
 
     fn item(&self) -> Option<Item> {
@@ -105,11 +113,18 @@ impl StateRow {
             interval_count: self.interval_count,
             quantity: self.quantity,
             discount_ids: self.item_discount_ids.clone().unwrap_or_default(),
-            used: self.item_plan_tier.clone().map(|tier| PriceUse {
-                tier,
-                metric: self.item_metric.clone(),
-                seats: self.item_seats.unwrap_or(false),
-            }),
+            used: match &self.item_addon {
+                Some(id) => Some(PriceUse::addon(id)),
+                // An older replica writes an add-on's empty plan.
+                None => (self.item_plan_tier.clone().filter(|tier| !tier.is_empty())).map(|tier| {
+                    PriceUse {
+                        tier,
+                        metric: self.item_metric.clone(),
+                        seats: self.item_seats.unwrap_or(false),
+                        addon: None,
+                    }
+                }),
+            },
         })
     }
 
@@ -124,7 +139,7 @@ impl StateRow {
         Ok(Some(SubscriptionRow {
             id,
             customer_id,
-            status,
+            status: status.into(),
             plan_tier: self.held_plan_tier,
             plan_version: self.held_plan_version,
             // Stripe's older versions do not say it: a customer has one.
@@ -138,6 +153,7 @@ impl StateRow {
             cancel_at_period_end: self.cancel_at_period_end.unwrap_or(false),
             canceled_at: self.canceled_at.map(|at| at.to_jiff()),
             latest_invoice_id: self.latest_invoice_id,
+            is_payable: self.is_payable.unwrap_or(false),
             discounted: self.discounted.unwrap_or(false),
             discount_ids: self.discount_ids.unwrap_or_default(),
             taxed: self.taxed.unwrap_or(false),
@@ -151,6 +167,7 @@ impl StateRow {
                 change_id: self.schedule_change_id,
             }),
             pending: None,
+            awaited: None,
             cancellation_comment: self.cancellation_comment,
             cancellation_feedback: self.cancellation_feedback,
             items: Vec::new(),
@@ -175,7 +192,7 @@ pub async fn states(
     let rows = sqlx::query_as!(
         StateRow,
         r#"SELECT o.id AS organization_id, o.name, o.plan_tier, o.plan_version, o.plan_currency,
-                  o.plan_interval, o.plan_seats, c.stripe_customer_id AS "customer_id?",
+                  o.plan_interval, o.plan_seats, o.plan_addons, c.stripe_customer_id AS "customer_id?",
                   -- What a lost event did not tell, a subscription of the customer's does.
                   lower(coalesce(c.currency,
                     (SELECT b.currency FROM billing_subscriptions b
@@ -197,6 +214,12 @@ pub async fn states(
                   EXISTS (SELECT FROM billing_subscriptions t
                            WHERE t.organization_id = o.id AND t.trial_start IS NOT NULL)
                     AS "had_trial!",
+                  (c.default_payment_method_id IS NOT NULL
+                   OR EXISTS (SELECT FROM billing_payment_methods m
+                               WHERE m.organization_id = o.id AND m.status = 'attached'))
+                    AS "has_payment_method!",
+                  (s.default_payment_method_id IS NOT NULL
+                   OR s.collection_method = 'send_invoice') AS "is_payable?",
                   s.stripe_subscription_id AS "id?", s.stripe_customer_id AS "held_customer_id?",
                   s.status AS "status?", s.plan_tier AS "held_plan_tier?",
                   s.plan_version AS "held_plan_version?", s.currency AS "currency?",
@@ -214,15 +237,17 @@ pub async fn states(
                   h.metadata ->> 'billing_change_id' AS schedule_change_id,
                   s.cancellation_comment AS "cancellation_comment?",
                   s.cancellation_feedback AS "cancellation_feedback?",
+                  s.pending_update AS "pending_update?",
                   i.stripe_subscription_item_id AS "item_id?", i.stripe_price_id AS "price_id?",
                   i.lookup_key AS "lookup_key?", i.usage_type AS "usage_type?",
                   i.unit_amount AS "unit_amount?", i.recurring_interval AS "interval?",
                   i.recurring_interval_count AS "interval_count?", i.quantity AS "quantity?",
                   i.discount_ids AS "item_discount_ids?", i.plan_tier AS "item_plan_tier?",
-                  i.metric AS "item_metric?", i.seats AS "item_seats?"
+                  i.metric AS "item_metric?", i.seats AS "item_seats?", i.addon AS "item_addon?"
              FROM organizations o
              LEFT JOIN LATERAL (
-               SELECT one.stripe_customer_id, one.currency, one.tax_located
+               SELECT one.stripe_customer_id, one.currency, one.tax_located,
+                      one.default_payment_method_id
                  FROM billing_customers one
                 WHERE one.organization_id = o.id AND one.deleted_at IS NULL
                   AND one.stripe_customer_id NOT LIKE 'acct\_%'
@@ -250,10 +275,15 @@ fn assembled(
     catalogue: &Catalogue,
 ) -> Result<HashMap<Uuid, SubscriptionState>, sqlx::Error> {
     let mut states = HashMap::<Uuid, (SubscriptionState, BTreeMap<String, SubscriptionRow>)>::new();
-    for row in rows {
-        let (_, subscriptions) = states
-            .entry(row.organization_id)
-            .or_insert_with(|| (row.organization(), BTreeMap::new()));
+    let mut updates = HashMap::<String, Value>::new();
+    for mut row in rows {
+        if let (Some(id), Some(update)) = (&row.id, row.pending_update.take()) {
+            updates.insert(id.clone(), update);
+        }
+        let (_, subscriptions) = match states.entry(row.organization_id) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert((row.organization()?, BTreeMap::new())),
+        };
         let item = row.item();
         if let Some(subscription) = row.subscription()? {
             let subscription = subscriptions
@@ -265,6 +295,7 @@ fn assembled(
     let states = states.into_iter().map(|(id, (state, mut rows))| {
         for row in rows.values_mut() {
             row.pending = row.find_pending_change(catalogue);
+            row.awaited = row.find_awaited_change(updates.get(&row.id), catalogue);
         }
         let (subscription, others) =
             SubscriptionState::choose(rows.into_values().collect(), catalogue);
@@ -306,6 +337,34 @@ pub async fn on_other_versions(
         migration.scheduled_as()
     )
     .fetch_all(conn)
+    .await
+}
+
+/// Whether the organization has this Stripe customer.
+pub async fn has_customer(tx: &mut RequestTx, customer: &str) -> Result<bool, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM billing_customers
+                           WHERE organization_id = $1 AND stripe_customer_id = $2
+                             AND deleted_at IS NULL) AS "has!""#,
+        organization_id,
+        customer
+    )
+    .fetch_one(tx.conn())
+    .await
+}
+
+/// Whether a payment method of the organization is mirrored.
+pub async fn has_card(tx: &mut RequestTx, id: &str) -> Result<bool, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM billing_payment_methods
+                           WHERE organization_id = $1 AND stripe_payment_method_id = $2
+                             AND status = 'attached') AS "has!""#,
+        organization_id,
+        id
+    )
+    .fetch_one(tx.conn())
     .await
 }
 

@@ -13,6 +13,7 @@ use super::prices::SwitchTo;
 use super::state::SubscriptionRow;
 use crate::catalogue::UsageAtChanges;
 use crate::metering::charges::{self, UsageCharge};
+use crate::metering::reports::Overage;
 use crate::stripe::client::{Client, Params};
 use crate::stripe::objects::InvoiceLine;
 use billing_domain::money;
@@ -146,16 +147,16 @@ impl Subscriptions {
     }
 
     /// Adds to a local preview what the change charges for usage.
-    pub(super) async fn with_local_usage(
+    pub(super) fn with_local_usage(
         &self,
-        organization_id: Uuid,
+        overages: Vec<Overage>,
         subscription: &SubscriptionRow,
         switch: SwitchTo<'_>,
         mut pricing: Pricing,
-    ) -> Result<Pricing, Failure> {
+    ) -> Pricing {
         // Who keeps the prices is charged by them when the period ends.
         if subscription.on_trial() || switch.keeps_prices {
-            return Ok(pricing);
+            return pricing;
         }
         let plan = switch.plan;
         let has_price = |metric: &str| {
@@ -163,11 +164,8 @@ impl Subscriptions {
             quota.is_some_and(crate::catalogue::Quota::is_billed)
         };
         let now = pricing.effective_at;
-        let due = self
-            .usage_due(organization_id, subscription, now, |charge| {
-                self.is_charged(has_price(&charge.metric))
-            })
-            .await?;
+        let mut due = charges::charged(overages, &subscription.id);
+        due.retain(|charge| self.is_charged(has_price(&charge.metric)));
         let amount: i64 = due.iter().map(|charge| charge.amount).sum();
         let prorates = pricing.lines.iter().any(|line| line.proration);
         let behavior = subscription
@@ -186,18 +184,18 @@ impl Subscriptions {
             Line::plain(text, charge.amount, (charge.period_start, now))
         }));
         pricing.usage = due;
-        Ok(pricing)
+        pricing
     }
 
-    async fn usage_due(
+    pub(super) async fn usage_due(
         &self,
         organization_id: Uuid,
         subscription: &SubscriptionRow,
         now: Timestamp,
         counts: impl Fn(&UsageCharge) -> bool,
     ) -> Result<Vec<UsageCharge>, Failure> {
-        let (pool, catalogue) = (&self.pool, &self.catalogue);
-        let due = charges::due(pool, catalogue, organization_id, &subscription.id, now).await?;
+        let lookup = &self.overage_lookup;
+        let due = charges::due(lookup, organization_id, &subscription.id, now).await?;
         Ok(due.into_iter().filter(counts).collect())
     }
 

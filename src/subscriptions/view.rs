@@ -1,13 +1,14 @@
 //! What the API shows of an organization's plan and subscription.
 
+use billing_domain::status::SubscriptionStatus;
 use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::change::record::comment_of;
 use super::discounts::DiscountView;
-use super::{PendingChange, SubscriptionRow, SubscriptionState};
-use crate::catalogue::Interval;
+use super::{PendingChangeView, SubscriptionRow, SubscriptionState};
+use crate::catalogue::{BoughtAddon, Interval};
 
 /// An organization's plan and subscription.
 #[derive(Serialize, ToSchema)]
@@ -29,6 +30,8 @@ pub struct SubscriptionView {
     /// The seats that were bought; null if the plan's are not.
     #[schema(required)]
     quantity: Option<u32>,
+    /// What is bought beside the plan.
+    addons: Vec<BoughtAddon>,
     #[schema(required)]
     current_period_start: Option<Timestamp>,
     #[schema(required)]
@@ -49,9 +52,9 @@ pub struct SubscriptionView {
     /// The same in one of Stripe's words.
     #[schema(required, example = "too_expensive")]
     cancellation_feedback: Option<String>,
-    /// A change that takes effect later.
+    /// A change that takes effect later, or once its payer has paid it.
     #[schema(required)]
-    pending_change: Option<PendingChange>,
+    pending_change: Option<PendingChangeView>,
     /// The discounts that reduce its invoices, in the order in which they apply; the
     /// customer's, if it has none of its own.
     discounts: Vec<DiscountView>,
@@ -75,7 +78,7 @@ impl From<&SubscriptionRow> for OtherSubscription {
     fn from(subscription: &SubscriptionRow) -> Self {
         Self {
             stripe_subscription_id: subscription.id.clone(),
-            status: subscription.status.clone(),
+            status: subscription.status.to_string(),
             plan_tier: subscription.plan_tier.clone(),
         }
     }
@@ -98,7 +101,7 @@ impl SubscriptionView {
         };
         match ended.filter(is_gone) {
             Some(subscription) if !others.is_empty() => Self {
-                status: Some("canceled".to_owned()),
+                status: Some(SubscriptionStatus::Canceled.into()),
                 cancel_at: None,
                 cancel_at_period_end: false,
                 pending_change: None,
@@ -126,6 +129,7 @@ impl From<SubscriptionState> for SubscriptionView {
                 currency: None,
                 interval: None,
                 quantity: None,
+                addons: Vec::new(),
                 current_period_start: None,
                 current_period_end: None,
                 trial_end: None,
@@ -140,15 +144,17 @@ impl From<SubscriptionState> for SubscriptionView {
                 other_subscriptions,
             };
         };
+        let pending_change = PendingChangeView::of(&subscription);
         let comment = subscription.cancellation_comment.as_deref();
         let reason = comment.and_then(comment_of);
         Self {
             plan_tier,
             interval: state.bought.interval,
             quantity: state.bought.seats,
+            addons: BoughtAddon::list(&state.bought.addons),
             cancel_at: ends_at(&subscription),
             cancel_at_period_end: subscription.ends_with_period(),
-            status: Some(subscription.status),
+            status: Some(subscription.status.into()),
             stripe_subscription_id: Some(subscription.id),
             currency: subscription.currency,
             current_period_start: subscription.period_start,
@@ -158,7 +164,7 @@ impl From<SubscriptionState> for SubscriptionView {
             created_at: subscription.created,
             cancellation_reason: reason.map(str::to_owned),
             cancellation_feedback: subscription.cancellation_feedback,
-            pending_change: subscription.pending,
+            pending_change,
             discounts: Vec::new(),
             other_subscriptions,
         }

@@ -19,7 +19,7 @@ use super::rejections::Rejections;
 use crate::server::body::{self, BodyError};
 use crate::server::problem::Problem;
 use crate::server::routes::{Access, Routes, Rules};
-use crate::stripe::event::{Envelope, PayloadError};
+use crate::stripe::event::{self, Envelope, PayloadError};
 use crate::stripe::signature::{self, SignatureError, SigningSecret};
 use crate::telemetry;
 use crate::telemetry::metrics;
@@ -128,10 +128,10 @@ async fn accept(endpoint: &Endpoint, parts: &Parts, body: Body) -> Result<Receiv
     )?;
     let mut envelope = Envelope::read(&body, now)?;
     let organization_id = envelope.organization_id.map(tracing::field::display);
-    let thin = envelope.thin;
     envelope.trace = telemetry::trace_of(headers);
     let event_id = envelope.id.clone();
     let event_type = envelope.event_type.clone();
+    let lacks_content = envelope.thin && !event::has_no_snapshot(&event_type);
 
     let storing = tokio::time::timeout(DEADLINE, endpoint.intake.store(envelope, body));
     let receipt = storing.await.unwrap_or(Err(IntakeError::Unavailable))?;
@@ -143,7 +143,7 @@ async fn accept(endpoint: &Endpoint, parts: &Parts, body: Body) -> Result<Receiv
         duplicate,
         "Webhook received"
     );
-    if thin && !duplicate {
+    if lacks_content && !duplicate {
         metrics::thin_event();
     }
     Ok(Received {

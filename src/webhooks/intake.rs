@@ -271,6 +271,9 @@ impl Batch for Insert<'_> {
     async fn write(&mut self, conn: &mut PgConnection) -> Result<HashSet<String>, sqlx::Error> {
         store::insert(conn, self.group, self.source).await
     }
+
+    /// Each event has its id, and is stored once.
+    fn may_be_committed(&mut self) {}
 }
 
 /// Why a group was not stored.

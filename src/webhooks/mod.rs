@@ -14,7 +14,10 @@ pub mod rejections;
 mod store;
 pub mod worker;
 
-pub use store::dead_letters::{Filter as DeadLetterFilter, page as list_dead_letters};
+pub use store::dead_letters::{
+    Filter as DeadLetterFilter, GROUPED, Group as DeadLetterGroup, count as count_dead_letters,
+    groups as dead_letter_groups, page as list_dead_letters,
+};
 pub use store::leases::count_due;
 pub use store::{Backlog, CHANNEL, backlog, inspect, leases, rehearse};
 

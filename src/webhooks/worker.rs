@@ -2,6 +2,7 @@
 //! them, and commit effects, audit entries and the processed mark together.
 
 mod failures;
+mod interrupted;
 mod locked;
 
 use std::collections::{BTreeMap, HashSet};
@@ -32,6 +33,7 @@ use crate::telemetry::metrics;
 use crate::telemetry::metrics::background::Runs;
 use crate::telemetry::trace_context::TraceParent;
 pub use failures::{failure_of, refused};
+use interrupted::Interrupted;
 
 /// The most events and bytes per transaction.
 const BATCH: leases::BatchLimit = leases::BatchLimit {
@@ -69,6 +71,7 @@ pub struct Processor {
     pub account: OwnAccount,
     pub quarantine: Quarantine,
     pub schema: Gate,
+    pub interrupted: Interrupted,
 }
 
 /// The number of events by result.
@@ -149,6 +152,7 @@ impl Processor {
             account: OwnAccount::of(client),
             quarantine: Quarantine::default(),
             schema: Gate::default(),
+            interrupted: Interrupted::default(),
         }
     }
 
@@ -206,10 +210,9 @@ impl Processor {
 
     /// Repeats `bring_back` until `stop` is cancelled.
     pub async fn keep_due(&self, stop: &CancellationToken) {
+        let runs = Runs::of("event_waker", CLOCK_CHECK);
         while !stop.is_cancelled() {
-            if let Err(error) = self.bring_back().await {
-                tracing::debug!(%error, "Events with an impossible due time could not be looked for");
-            }
+            runs.ended(&self.bring_back().await);
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(CLOCK_CHECK) => {}
@@ -218,21 +221,23 @@ impl Processor {
     }
 
     /// Makes events due that a clock stepping back left waiting, and events whose
-    /// owner became known.
+    /// owner became known. Neither keeps the other from being looked for.
     pub async fn bring_back(&self) -> Result<(), sqlx::Error> {
+        let due = self.bring_back_due().await;
+        if let Err(error) = &due {
+            tracing::warn!(%error, "Events with an impossible due time could not be looked for");
+        }
+        let claimed = self.wake_claimed().await;
+        if let Err(error) = &claimed {
+            tracing::warn!(%error, "Events without an owner could not be looked for");
+        }
+        due.and(claimed)
+    }
+
+    async fn bring_back_due(&self) -> Result<(), sqlx::Error> {
         let mut tx = WorkerTx::begin(&self.pool).await?;
         let events = leases::bring_back(tx.conn()).await?;
         tx.commit().await?;
-        let mut tx = WorkerTx::begin(&self.pool).await?;
-        match projection::wake_claimed(tx.conn()).await {
-            Ok(_) => tx.commit().await?,
-            Err(error) if db::is_outage(&error) => return Err(error),
-            // This must not keep due events from being processed.
-            Err(error) => {
-                tracing::warn!(%error, "Events without an owner could not be looked for");
-                tx.rollback().await?;
-            }
-        }
         if events > 0 {
             tracing::warn!(
                 events,
@@ -240,6 +245,12 @@ impl Processor {
             );
         }
         Ok(())
+    }
+
+    async fn wake_claimed(&self) -> Result<(), sqlx::Error> {
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        projection::wake_claimed(tx.conn()).await?;
+        tx.commit().await
     }
 
     /// Claims and processes one batch of due events, if there are any. `due_by`
@@ -261,17 +272,30 @@ impl Processor {
             held: BTreeMap::new(),
             waited: HashSet::new(),
         };
+        self.give_back_interrupted().await?;
         let mut tx = WorkerTx::begin_claim(&self.pool).await?;
         let claimed = leases::claim(tx.conn(), work.lease_id, due_by, BATCH).await?;
+        // The answer to the commit may be what is lost.
+        let unfinished = self.interrupted.unless_finished(work.lease_id, &claimed);
         tx.commit().await?;
+        let tally = self.process_claimed(&mut work, claimed).await?;
+        unfinished.finish();
+        Ok(tally)
+    }
+
+    async fn process_claimed(
+        &self,
+        work: &mut Work,
+        claimed: Vec<Claimed>,
+    ) -> Result<Tally, sqlx::Error> {
         if claimed.is_empty() {
             return Ok(Tally::default());
         }
-        let mut tally = self.process(&mut work, claimed, Patience::None).await?;
+        let mut tally = self.process(work, claimed, Patience::None).await?;
         // Held organizations come last, one by one.
         for (organization, events) in std::mem::take(&mut work.held) {
             tally += match work.waited.contains(&organization) {
-                true => self.keep_held(&work, organization, events).await?,
+                true => self.keep_held(work, organization, events).await?,
                 false => self.try_held(work.lease_id, organization, events).await?,
             };
         }

@@ -35,7 +35,7 @@ impl GracePeriod {
 pub enum EndReason {
     /// A plan with a higher quota, or one that bills the overage, took effect.
     Upgraded,
-    /// An operator raised the quota.
+    /// An operator raised the quota, or what exceeded it was taken back.
     QuotaRaised,
     /// The billing period ended first.
     PeriodEnded,

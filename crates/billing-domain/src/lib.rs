@@ -16,5 +16,6 @@ pub mod proration;
 pub mod quantity;
 pub mod quota;
 pub mod retry;
+pub mod status;
 pub mod subscription;
 pub mod usage_period;

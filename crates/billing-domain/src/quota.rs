@@ -136,6 +136,16 @@ impl Decision {
     pub const fn allowed(self) -> bool {
         matches!(self, Self::Within | Self::Overage | Self::InGrace { .. })
     }
+
+    /// The code of a decision that does not allow.
+    #[must_use]
+    pub const fn refusal(self) -> Option<&'static str> {
+        match self {
+            Self::GraceExpired { .. } => Some("QUOTA_EXCEEDED_GRACE_EXPIRED"),
+            Self::Exceeded | Self::GraceExhausted { .. } => Some("QUOTA_EXCEEDED"),
+            Self::Within | Self::Overage | Self::InGrace { .. } => None,
+        }
+    }
 }
 
 /// Decides whether the level may change from `used` to `wanted`. `grace` is the

@@ -1,15 +1,6 @@
-//! What the status of a subscription means.
+//! What payments say of a subscription's status.
 
-/// Whether the subscription has ended. Nothing revives it.
-pub fn is_ended(status: &str) -> bool {
-    matches!(status, "canceled" | "incomplete_expired")
-}
-
-/// Whether the status grants the plan. A late payment (`past_due`) is Stripe's
-/// to collect, and the plan stays until Stripe gives up.
-pub fn grants_plan(status: &str) -> bool {
-    matches!(status, "active" | "trialing" | "past_due")
-}
+use crate::status::SubscriptionStatus;
 
 /// The latest payment outcome among a subscription's invoices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +17,7 @@ pub struct LastPayment<'a> {
 /// The latest state of a subscription that Stripe reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReportedStatus<'a> {
-    pub status: &'a str,
+    pub status: &'a SubscriptionStatus,
     /// Unix time of the event that reported it, in seconds.
     pub at: i64,
     /// Whether a change is waiting for its payment. Until then nothing else
@@ -45,11 +36,12 @@ pub struct ReportedStatus<'a> {
 pub fn effective_status<'a>(
     reported: ReportedStatus<'a>,
     payment: Option<LastPayment<'_>>,
-) -> &'a str {
+) -> &'a SubscriptionStatus {
+    use SubscriptionStatus::{Active, PastDue, Trialing};
     let counts = |payment: LastPayment<'_>| {
         payment.failed
             && payment.at >= reported.at
-            && matches!(reported.status, "active" | "trialing")
+            && matches!(reported.status, Active | Trialing)
             && match payment.billing_reason {
                 Some("subscription_create" | "manual") => false,
                 Some("subscription_update") => !reported.pending_update,
@@ -57,7 +49,7 @@ pub fn effective_status<'a>(
             }
     };
     if payment.is_some_and(counts) {
-        "past_due"
+        &PastDue
     } else {
         reported.status
     }
@@ -67,7 +59,13 @@ pub fn effective_status<'a>(
 mod tests {
     use super::*;
 
-    fn said(status: &str, at: i64) -> ReportedStatus<'_> {
+    const ACTIVE: &SubscriptionStatus = &SubscriptionStatus::Active;
+    const CANCELED: &SubscriptionStatus = &SubscriptionStatus::Canceled;
+    const INCOMPLETE: &SubscriptionStatus = &SubscriptionStatus::Incomplete;
+    const PAST_DUE: &SubscriptionStatus = &SubscriptionStatus::PastDue;
+    const UNPAID: &SubscriptionStatus = &SubscriptionStatus::Unpaid;
+
+    fn said(status: &SubscriptionStatus, at: i64) -> ReportedStatus<'_> {
         ReportedStatus {
             status,
             at,
@@ -89,12 +87,9 @@ mod tests {
 
     #[test]
     fn a_failed_renewal_is_past_due_until_the_next_report() {
-        assert_eq!(
-            effective_status(said("active", 100), failed(101)),
-            "past_due"
-        );
-        assert_eq!(effective_status(said("active", 102), failed(101)), "active");
-        assert_eq!(effective_status(said("unpaid", 100), failed(101)), "unpaid");
+        assert_eq!(effective_status(said(ACTIVE, 100), failed(101)), PAST_DUE);
+        assert_eq!(effective_status(said(ACTIVE, 102), failed(101)), ACTIVE);
+        assert_eq!(effective_status(said(UNPAID, 100), failed(101)), UNPAID);
     }
 
     #[test]
@@ -104,34 +99,28 @@ mod tests {
             failed: false,
             billing_reason: None,
         });
-        assert_eq!(effective_status(said("canceled", 100), paid), "canceled");
-        assert_eq!(
-            effective_status(said("canceled", 100), failed(200)),
-            "canceled"
-        );
+        assert_eq!(effective_status(said(CANCELED, 100), paid), CANCELED);
+        assert_eq!(effective_status(said(CANCELED, 100), failed(200)), CANCELED);
     }
 
     #[test]
     fn a_failed_first_payment_does_not_change_the_status() {
         let first = failed_for("subscription_create", 101);
-        assert_eq!(
-            effective_status(said("incomplete", 100), first),
-            "incomplete"
-        );
-        assert_eq!(effective_status(said("active", 100), first), "active");
+        assert_eq!(effective_status(said(INCOMPLETE, 100), first), INCOMPLETE);
+        assert_eq!(effective_status(said(ACTIVE, 100), first), ACTIVE);
     }
 
     #[test]
     fn a_failed_payment_for_a_pending_change_does_not_change_the_status() {
         let waiting = ReportedStatus {
             pending_update: true,
-            ..said("active", 100)
+            ..said(ACTIVE, 100)
         };
         let change = failed_for("subscription_update", 101);
-        assert_eq!(effective_status(waiting, change), "active");
-        assert_eq!(effective_status(said("active", 100), change), "past_due");
-        assert_eq!(effective_status(waiting, failed(101)), "past_due");
+        assert_eq!(effective_status(waiting, change), ACTIVE);
+        assert_eq!(effective_status(said(ACTIVE, 100), change), PAST_DUE);
+        assert_eq!(effective_status(waiting, failed(101)), PAST_DUE);
         let by_hand = failed_for("manual", 101);
-        assert_eq!(effective_status(said("active", 100), by_hand), "active");
+        assert_eq!(effective_status(said(ACTIVE, 100), by_hand), ACTIVE);
     }
 }

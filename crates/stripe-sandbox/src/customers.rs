@@ -117,6 +117,10 @@ impl Customer {
         self.texts[2].as_deref()
     }
 
+    pub fn set_email(&mut self, email: &str) {
+        self.texts[1] = Some(email.to_owned());
+    }
+
     /// Returns the number of the next invoice and advances the sequence.
     pub fn number_invoice(&mut self) -> String {
         let number = format!("{}-{:04}", self.invoice_prefix, self.next_invoice);

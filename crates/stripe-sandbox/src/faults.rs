@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::call::{Call, Route, delete, get, post};
 use crate::error::ApiError;
+use crate::meter_events;
 use crate::state::State;
 use crate::test_cards::{self, Decline};
 
@@ -37,9 +38,19 @@ pub enum FaultKind {
     GatewayTimeout,
     /// The next charge is declined.
     Decline(Decline),
+    /// The next meter event is accepted, and counted so many seconds later; `None`: when
+    /// the faults are cleared.
+    LateUsage { after_secs: Option<u32> },
 }
 
-const KINDS: [&str; 10] = [
+impl FaultKind {
+    /// Whether it strikes requests, and not what one of them does.
+    const fn strikes_requests(self) -> bool {
+        !matches!(self, Self::Decline(_) | Self::LateUsage { .. })
+    }
+}
+
+const KINDS: [&str; 11] = [
     "rate_limit",
     "lock_timeout",
     "server_error",
@@ -50,6 +61,7 @@ const KINDS: [&str; 10] = [
     "slow",
     "gateway_timeout",
     "decline",
+    "late_usage",
 ];
 
 /// A fault and the requests it applies to.
@@ -124,7 +136,7 @@ pub fn applying_to(state: &mut State, method: &str, path: &str) -> Option<(Fault
     state
         .faults
         .iter_mut()
-        .filter(|fault| !matches!(fault.kind, FaultKind::Decline(_)) && fault.matches(method, path))
+        .filter(|fault| fault.kind.strikes_requests() && fault.matches(method, path))
         .find_map(|fault| {
             fault
                 .count_match()
@@ -142,6 +154,21 @@ pub fn take_decline(state: &mut State) -> Option<Decline> {
     })
 }
 
+/// The second from which a meter event that is accepted now is counted.
+pub fn take_counting(state: &mut State) -> i64 {
+    let late = state.faults.iter_mut().find_map(|fault| {
+        let FaultKind::LateUsage { after_secs } = fault.kind else {
+            return None;
+        };
+        fault.count_match().then_some(after_secs)
+    });
+    match late {
+        None => state.wall_secs,
+        Some(Some(secs)) => state.wall_secs + i64::from(secs),
+        Some(None) => i64::MAX,
+    }
+}
+
 fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut params = call.take_params();
     let name = params
@@ -155,6 +182,7 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let next = take_u32(&mut params, "next")?;
     let every = take_u32(&mut params, "every")?;
     let retry_after_secs = take_u32(&mut params, "retry_after")?.unwrap_or(1);
+    let after_secs = take_u32(&mut params, "after")?;
     params.finish()?;
     if every == Some(0) || next == Some(0) {
         return Err(ApiError::bad_param(
@@ -172,6 +200,7 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
         "timeout" => FaultKind::Timeout,
         "slow" => FaultKind::Slow,
         "gateway_timeout" => FaultKind::GatewayTimeout,
+        "late_usage" => FaultKind::LateUsage { after_secs },
         _ => {
             let code = decline_code.as_deref().unwrap_or("generic_decline");
             let decline = test_cards::decline_named(code).ok_or_else(|| {
@@ -216,6 +245,7 @@ fn list(call: &mut Call<'_>) -> Result<Value, ApiError> {
 fn clear(call: &mut Call<'_>) -> Result<Value, ApiError> {
     call.no_params()?;
     call.state.faults.clear();
+    meter_events::count_all(call.state);
     Ok(json!({ "data": [] }))
 }
 

@@ -21,7 +21,9 @@
 pub mod account;
 mod addresses;
 pub mod auth;
+pub mod billing_portal;
 pub mod call;
+pub mod checkout;
 pub mod config;
 pub mod coupons;
 pub mod customer_balance;
@@ -60,6 +62,7 @@ pub mod subscriptions;
 pub mod taxes;
 pub mod test_cards;
 pub mod test_clocks;
+pub mod thin_events;
 pub mod validate;
 pub mod webhooks;
 
@@ -70,6 +73,8 @@ pub use sandbox::Sandbox;
 pub fn routes() -> impl Iterator<Item = call::Route> {
     [
         account::ROUTES,
+        billing_portal::ROUTES,
+        checkout::routes::ROUTES,
         coupons::ROUTES,
         customer_balance::ROUTES,
         customers::ROUTES,
@@ -97,6 +102,7 @@ pub fn routes() -> impl Iterator<Item = call::Route> {
         subscriptions::routes::ROUTES,
         taxes::rates::ROUTES,
         test_clocks::ROUTES,
+        thin_events::ROUTES,
         webhooks::delivery::ROUTES,
         webhooks::endpoints::ROUTES,
     ]

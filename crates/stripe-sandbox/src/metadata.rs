@@ -78,6 +78,15 @@ impl MetadataChange {
         Ok(())
     }
 
+    /// The keys that are set or, with an empty value, removed.
+    #[must_use]
+    pub fn pairs(&self) -> Vec<(String, String)> {
+        match self {
+            Self::Merge(pairs) => pairs.clone(),
+            Self::Keep | Self::Clear => Vec::new(),
+        }
+    }
+
     pub fn apply(self, metadata: &mut Metadata) {
         match self {
             Self::Keep => {}

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::call::{Call, Route, get, post};
 use crate::error::ApiError;
+use crate::faults;
 use crate::list::{self, Page};
 use crate::meters::{self, Formula, Meter};
 use crate::state::State;
@@ -31,6 +32,8 @@ pub struct MeterEvent {
     value: i64,
     timestamp_secs: i64,
     canceled: bool,
+    /// When, by the wall clock, Stripe has counted it: some time after it was accepted.
+    counted_from_secs: i64,
 }
 
 impl Keyed for MeterEvent {
@@ -67,6 +70,7 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let timestamp_secs = timestamp.unwrap_or(now);
     check_timestamp(timestamp_secs, now)?;
     let identifier = new_identifier(state, identifier)?;
+    let counted_from_secs = faults::take_counting(state);
     state.meter_events.insert(MeterEvent {
         identifier: identifier.clone(),
         event_name: event_name.clone(),
@@ -74,6 +78,7 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
         value,
         timestamp_secs,
         canceled: false,
+        counted_from_secs,
     });
     let payload: serde_json::Map<String, Value> = payload
         .into_iter()
@@ -147,7 +152,33 @@ fn read_payload(meter: &Meter, payload: &[(String, String)]) -> Result<(String, 
     Ok((customer, value))
 }
 
-/// The usage of a customer on a meter in `from <= t < to`; never negative.
+impl State {
+    /// Counts an accepted event no more. Returns its name; `None` if there is no such event.
+    pub fn reject_meter_event(&mut self, identifier: &str) -> Option<String> {
+        let event = self.meter_events.get_mut(identifier)?;
+        event.canceled = true;
+        Some(event.event_name.clone())
+    }
+}
+
+/// Counts what was accepted and is still to be counted.
+pub fn count_all(state: &mut State) {
+    let now = state.wall_secs;
+    let late: Vec<String> = state
+        .meter_events
+        .iter()
+        .filter(|event| event.counted_from_secs > now)
+        .map(|event| event.identifier.clone())
+        .collect();
+    for identifier in late {
+        if let Some(event) = state.meter_events.get_mut(&identifier) {
+            event.counted_from_secs = now;
+        }
+    }
+}
+
+/// The usage of a customer on a meter in `from <= t < to`, as far as it is counted; never
+/// negative.
 #[must_use]
 pub fn usage(state: &State, meter: &str, customer: &str, from_secs: i64, to_secs: i64) -> u64 {
     let Some(meter) = state.meters.get(meter) else {
@@ -155,6 +186,7 @@ pub fn usage(state: &State, meter: &str, customer: &str, from_secs: i64, to_secs
     };
     let events = state.meter_events.iter().filter(|event| {
         !event.canceled
+            && event.counted_from_secs <= state.wall_secs
             && event.customer == customer
             && event.event_name == meter.event_name
             && (from_secs..to_secs).contains(&event.timestamp_secs)

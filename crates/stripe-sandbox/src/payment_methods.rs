@@ -1,5 +1,6 @@
 //! Payment methods: cards, created from test cards and attached to customers.
 
+mod bank_accounts;
 use serde_json::{Value, json};
 
 use crate::call::{Call, Route, get, post};
@@ -93,6 +94,14 @@ impl PaymentMethod {
         }
     }
 
+    /// What a customer enters on a hosted page.
+    pub fn entered(state: &mut State, card: &'static TestCard) -> String {
+        let id = state.ids.next("pm");
+        let method = Self::new(id.clone(), card, state.wall_secs);
+        state.payment_methods.insert(method);
+        id
+    }
+
     /// The card details shown on charges.
     #[must_use]
     pub fn card_details(&self) -> Value {
@@ -134,6 +143,9 @@ impl PaymentMethod {
     /// The API object.
     #[must_use]
     pub fn render(&self) -> Value {
+        if self.card.is_bank() {
+            return self.render_bank_account();
+        }
         let mut card = self.card_details();
         if let Some(card) = card.as_object_mut() {
             for of_charge in ["installments", "mandate", "network", "three_d_secure"] {
@@ -444,7 +456,9 @@ fn list(call: &mut Call<'_>) -> Result<Value, ApiError> {
     }
     // Without a customer, Stripe lists only the account's own payment methods.
     let filter = |method: &PaymentMethod| {
-        kind.is_none_or(|kind| kind == "card") && customer.is_some() && method.customer == customer
+        kind.is_none_or(|kind| kind == method.kind())
+            && customer.is_some()
+            && method.customer == customer
     };
     call.render_page(
         &page,
@@ -469,7 +483,8 @@ fn list_of_customer(call: &mut Call<'_>) -> Result<Value, ApiError> {
         &url,
         call.state.payment_methods.iter().rev(),
         |method| {
-            kind.is_none_or(|kind| kind == "card") && method.customer.as_ref() == Some(&customer)
+            kind.is_none_or(|kind| kind == method.kind())
+                && method.customer.as_ref() == Some(&customer)
         },
     )
 }

@@ -4,6 +4,8 @@
 //! One function finds the next due event and another performs it. The clock is
 //! set to the time of each event, so that the resulting events carry it.
 
+use crate::checkout::complete;
+use crate::checkout::model::Status as SessionStatus;
 use crate::discounts::{redeem, routes as discounts};
 use crate::error::ApiError;
 use crate::invoices::assemble;
@@ -32,6 +34,7 @@ enum Due {
     AnnounceRenewal(String),
     AnnounceScheduleEnd(String),
     Expire(String),
+    ExpireCheckout(String),
     Cancel(String),
     DiscardPendingUpdate(String),
     EndDiscount(String),
@@ -97,7 +100,18 @@ fn next_due(state: &State, clock: Option<&str>, until_secs: i64) -> Option<(i64,
         (!customer.deleted && on_clock(id))
             .then(|| (end_secs, Due::EndCustomerDiscount(id.to_owned())))
     });
+    // Checkout sessions live on the wall clock.
+    let sessions = state.checkout_sessions.iter().filter_map(|session| {
+        let is_open = clock.is_none() && session.status == SessionStatus::Open;
+        is_open.then(|| {
+            (
+                session.expires_secs,
+                Due::ExpireCheckout(session.id.clone()),
+            )
+        })
+    });
     invoices
+        .chain(sessions)
         .chain(subscriptions)
         .chain(schedules)
         .chain(discounts)
@@ -197,6 +211,10 @@ fn perform(state: &mut State, due: Due, now_secs: i64) -> Result<(), ApiError> {
             Ok(())
         }
         Due::AnnounceRenewal(id) => announce_renewal(state, &id, now_secs),
+        Due::ExpireCheckout(id) => {
+            complete::expire(state, &id);
+            Ok(())
+        }
         Due::Expire(id) => {
             status::expire(state, &id, now_secs)?;
             void_open_invoice(state, &id, now_secs)

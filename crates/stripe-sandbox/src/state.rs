@@ -4,6 +4,8 @@ use std::collections::{BTreeSet, VecDeque};
 
 use serde_json::Value;
 
+use crate::billing_portal::Configuration;
+use crate::checkout::model::Session;
 use crate::config::Config;
 use crate::coupons::Coupon;
 use crate::customer_balance::CustomerBalanceTransaction;
@@ -36,6 +38,7 @@ use crate::subscriptions::model::Subscription;
 use crate::taxes::automatic;
 use crate::taxes::rates::TaxRate;
 use crate::test_clocks::TestClock;
+use crate::thin_events::ThinEvent;
 use crate::webhooks::delivery::Delivery;
 use crate::webhooks::endpoints::WebhookEndpoint;
 
@@ -89,12 +92,15 @@ pub struct State {
     /// Including failed ones.
     pub charges: Store<Charge>,
     pub refunds: Store<Refund>,
-    /// For trials without a card.
     pub setup_intents: Store<SetupIntent>,
     pub disputes: Store<Dispute>,
+    /// Of every status.
+    pub checkout_sessions: Store<Session>,
+    pub portal_configurations: Store<Configuration>,
     pub meters: Store<Meter>,
     /// By identifier.
     pub meter_events: Store<MeterEvent>,
+    pub thin_events: Store<ThinEvent>,
     pub endpoints: Store<WebhookEndpoint>,
     /// Oldest first.
     pub events: Store<Event>,
@@ -137,8 +143,11 @@ impl State {
             refunds: Store::default(),
             setup_intents: Store::default(),
             disputes: Store::default(),
+            checkout_sessions: Store::default(),
+            portal_configurations: Store::default(),
             meters: Store::default(),
             meter_events: Store::default(),
+            thin_events: Store::default(),
             endpoints: Store::default(),
             events: Store::default(),
             test_clocks: Store::default(),
@@ -286,6 +295,12 @@ impl State {
     fn render_administration(&self, id: &str) -> Option<Value> {
         if let Some(clock) = self.test_clocks.get(id) {
             return Some(clock.render());
+        }
+        if let Some(session) = self.checkout_sessions.get(id) {
+            return Some(session.render());
+        }
+        if let Some(configuration) = self.portal_configurations.get(id) {
+            return Some(configuration.render());
         }
         if let Some(endpoint) = self.endpoints.get(id) {
             return Some(endpoint.render());

@@ -48,6 +48,12 @@ impl TestCard {
     pub fn last4(&self) -> &'static str {
         &self.number[self.number.len() - 4..]
     }
+
+    /// Whether it stands for a bank account, which takes days to pay.
+    #[must_use]
+    pub fn is_bank(&self) -> bool {
+        self.brand == BANK
+    }
 }
 
 const fn approved_card(name: &'static str, number: &'static str, brand: &'static str) -> TestCard {
@@ -80,6 +86,26 @@ const fn card_declined(decline_code: &'static str, message: &'static str) -> Dec
 
 const GENERIC: Decline = card_declined("generic_decline", "Your card was declined.");
 const NO_FUNDS: Decline = card_declined("insufficient_funds", "Your card has insufficient funds.");
+
+const BANK: &str = "us_bank_account";
+/// What a bank says that cannot pay.
+pub const BANK_REFUSAL: Decline = Decline {
+    code: "payment_intent_payment_attempt_failed",
+    decline_code: Some("insufficient_funds"),
+    message: "The customer's bank account could not be debited.",
+};
+
+/// The bank account of a hosted page, by its number. Whoever plays the bank says
+/// whether it pays.
+pub const ACCOUNTS: &[TestCard] = &[
+    approved_card("usBankAccount", "000123456789", BANK),
+    approved_card("usBankAccount_insufficientFunds", "000222222227", BANK),
+];
+
+#[must_use]
+pub fn by_account(number: &str) -> Option<&'static TestCard> {
+    ACCOUNTS.iter().find(|account| account.number == number)
+}
 
 /// The supported test cards. Cards whose charges are declined cannot be
 /// attached either, except `chargeCustomerFail`, which exists for failing

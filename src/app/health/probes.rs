@@ -71,13 +71,13 @@ pub fn metrics() -> Routes<Arc<Scrapes>> {
 
 /// What a scrape asks, and what the last one was told.
 pub struct Scrapes {
-    probes: Probes,
+    probes: Arc<Probes>,
     last: Cached<Bytes>,
 }
 
 impl Scrapes {
     pub fn new(probes: Probes) -> Self {
-        let last = Cached::default();
+        let (probes, last) = (Arc::new(probes), Cached::default());
         Self { probes, last }
     }
 }
@@ -112,7 +112,8 @@ async fn ready(State(probes): State<Arc<Probes>>) -> Response {
     responses((status = 200, description = "Prometheus' text format.", body = String,
                content_type = "text/plain")))]
 async fn scrape(State(scrapes): State<Arc<Scrapes>>) -> Response {
-    let text = scrapes.last.get(render(&scrapes.probes)).await;
+    let probes = scrapes.probes.clone();
+    let text = scrapes.last.get(async move { render(&probes).await }).await;
     let kind = [(
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",

@@ -46,13 +46,24 @@ impl Readiness {
         }))
     }
 
-    /// Why the service is not ready; empty if it is.
+    /// Why the service is not ready; empty if it is. It is checked in a task of its own:
+    /// nobody who hangs up, or is not polled, keeps the others waiting.
     pub async fn reasons(&self) -> Vec<String> {
-        let mut last = self.0.last.lock().await;
+        let inner = self.0.clone();
+        let checking = tokio::spawn(async move { inner.reasons().await });
+        checking
+            .await
+            .unwrap_or_else(|_| vec!["the check failed".to_owned()])
+    }
+}
+
+impl Inner {
+    async fn reasons(&self) -> Vec<String> {
+        let mut last = self.last.lock().await;
         match &*last {
             Some((at, reasons)) if at.elapsed() < FRESH => reasons.clone(),
             _ => {
-                let reasons = self.0.check().await;
+                let reasons = self.check().await;
                 let before = last.as_ref().map(|(_, reasons)| &**reasons);
                 log_change(before.unwrap_or_default(), &reasons);
                 *last = Some((Instant::now(), reasons.clone()));
@@ -60,9 +71,7 @@ impl Readiness {
             }
         }
     }
-}
 
-impl Inner {
     async fn check(&self) -> Vec<String> {
         let error = match within(ANEW, self.check_anew()).await {
             Ok(reasons) => return reasons,

@@ -13,6 +13,17 @@ pub struct Head {
     pub last_hash: Vec<u8>,
 }
 
+/// Whether an organization, there or gone, has a log.
+pub async fn has_log(conn: &mut PgConnection, organization: Uuid) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT (EXISTS (SELECT FROM billing_audit_log WHERE organization_id = $1)
+             OR EXISTS (SELECT FROM billing_audit_chain_heads WHERE organization_id = $1)) AS "has!""#,
+        organization
+    )
+    .fetch_one(conn)
+    .await
+}
+
 /// The number of organizations without a chain, or 0 or 1 for `only` one.
 pub async fn without_entries(
     conn: &mut PgConnection,

@@ -90,6 +90,7 @@ impl Run<'_> {
                     tier: tier.to_owned(),
                     metric: Some(metric.to_owned()),
                     seats: false,
+                    addon: None,
                     price,
                 });
             }

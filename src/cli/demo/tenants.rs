@@ -9,7 +9,9 @@ use super::super::Failure;
 pub use super::super::running_demo::Login;
 use super::account::{Account, GOOD_CARD, use_card};
 use crate::catalogue::{Catalogue, FREE_TIER};
-use crate::tenancy::auth::{self, Hasher, NewApiKey, NewUser, Permission, Role};
+use crate::tenancy::auth::{
+    self, By, Hasher, NewApiKey, NewUser, Permission, Role, UserError, Which,
+};
 use crate::tenancy::organizations::{self, NewOrganization};
 
 /// The organizations that the traffic acts for.
@@ -20,6 +22,9 @@ const SAMPLES: [&str; 3] = [
 ];
 /// The organization of the login.
 const YOURS: &str = "Example Company";
+
+/// The operator's address, which nobody else has.
+const OPERATOR: &str = "demo-operator@example.com";
 
 /// An organization that the traffic acts for.
 pub struct Tenant {
@@ -50,12 +55,53 @@ pub async fn login(
         password: password.to_owned(),
     };
     // If an earlier demo made it, it moves to this demo's organization.
-    auth::create_user(pool, &Hasher::default(), new).await?;
+    auth::create_user(pool, &Hasher::default(), new, &By::SYSTEM).await?;
+    let operator_password = operator(pool).await?;
     Ok(Login {
+        operator: OPERATOR.to_owned(),
+        operator_password,
         email: email.to_owned(),
         password: password.to_owned(),
         api_key: tenant.api_key,
     })
+}
+
+/// The operator, who sees whatever is in the data directory: with a password of this run alone.
+/// `serve` disables it.
+async fn operator(pool: &PgPool) -> Result<String, Failure> {
+    let password = hex::encode(rand::random::<[u8; 8]>());
+    let hasher = Hasher::default();
+    let new = NewUser {
+        email: OPERATOR.to_owned(),
+        role: Role::Operator,
+        organization_id: None,
+        password: password.clone(),
+    };
+    match auth::create_user(pool, &hasher, new, &By::SYSTEM).await {
+        Ok(_) => {}
+        // An earlier demo made it.
+        Err(UserError::Exists(_)) => {
+            auth::set_password(
+                pool,
+                &hasher,
+                Which::Email(OPERATOR),
+                password.clone(),
+                &By::SYSTEM,
+            )
+            .await?;
+            auth::enable_user(pool, Which::Email(OPERATOR), &By::SYSTEM).await?;
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(password)
+}
+
+/// Disables the operator of a demo that ran in this data directory, if one did.
+pub async fn disable_operator(pool: &PgPool) -> Result<(), Failure> {
+    match auth::disable_user(pool, Which::Email(OPERATOR), &By::SYSTEM).await {
+        Ok(_) | Err(UserError::Unknown(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 pub async fn samples(
@@ -91,7 +137,7 @@ async fn tenant(
         scopes: Permission::ALL.to_vec(),
         expires_at: None,
     };
-    let (_, api_key) = auth::create_api_key(pool, new, Timestamp::now()).await?;
+    let (_, api_key) = auth::create_api_key(pool, new, Timestamp::now(), &By::SYSTEM).await?;
     Ok(Tenant {
         organization_id,
         customer,

@@ -43,12 +43,15 @@ impl Banner {
             database_url,
         } = self;
         let Login {
+            operator,
+            operator_password,
             email,
             password,
             api_key,
         } = login;
         format!(
             "\n  ValueCanvas Billing demo\n\n  \
+             Console    http://{address}/console ({operator} / {operator_password})\n  \
              API        http://{address}\n  \
              Docs       http://{address}/docs\n  \
              Webhooks   http://{address}/api/billing/webhooks/stripe\n  \

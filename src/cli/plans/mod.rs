@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use billing_domain::money;
 
+mod addons;
 mod versions;
 
 use sqlx::postgres::PgPool;
@@ -21,6 +22,7 @@ use crate::config::{DatabaseConfig, GlobalArgs, StripeArgs};
 use crate::db;
 use crate::stripe::client::{Client, Patience};
 use crate::subscriptions::{self, VanishedPlans};
+use addons::ShownAddon;
 
 #[derive(Debug, Subcommand)]
 pub enum Plans {
@@ -74,6 +76,8 @@ struct Shown<'a> {
     trial_days_max: u16,
     quotas: BTreeMap<&'a str, ShownQuota>,
     features: BTreeMap<String, FeatureValue>,
+    /// What may be bought beside it.
+    addons: Vec<ShownAddon<'a>>,
 }
 
 #[derive(Serialize)]
@@ -124,7 +128,10 @@ impl Plans {
                 let catalogue = api::catalogue(stripe.check()?.plans_file.as_deref())?;
                 let shown = |plan| shown(plan, &catalogue);
                 let plans: Vec<Shown<'_>> = catalogue.plans().iter().map(shown).collect();
-                format.print(&plans, |plans| describe(plans))
+                format.print(&plans, |plans| {
+                    let addons = addons::describe(catalogue.addons());
+                    format!("{}{addons}", describe(plans))
+                })
             }
             Self::Versions { stripe, format } => {
                 let catalogue = api::catalogue(stripe.check()?.plans_file.as_deref())?;
@@ -142,7 +149,12 @@ impl Plans {
             }
             Self::Migrate(migrate) => {
                 let catalogue = api::catalogue(migrate.stripe.check()?.plans_file.as_deref())?;
-                on_pool(global, async |pool| migrate.run(&pool, catalogue).await).await
+                on_database(&global.database()?, async |database| {
+                    let pool = db::pool(database.service.clone(), 4);
+                    let lookups = db::lookup_pool(database.service.clone(), 1);
+                    migrate.run(&pool, lookups, catalogue).await
+                })
+                .await
             }
             Self::Sync {
                 dry_run,
@@ -203,13 +215,14 @@ impl From<VanishedPlans> for Failure {
         match error {
             VanishedPlans::Database(error) => error.into(),
             VanishedPlans::Found(_)
+            | VanishedPlans::Addons(_)
             | VanishedPlans::Metrics(_)
             | VanishedPlans::Aggregations(_) => Self::usage(error.to_string()),
         }
     }
 }
 
-fn shown<'a>(plan: &'a Plan, catalogue: &Catalogue) -> Shown<'a> {
+fn shown<'a>(plan: &'a Plan, catalogue: &'a Catalogue) -> Shown<'a> {
     let quota = |metric: &str, quota: &catalogue::Quota| ShownQuota {
         quota: quota.quota.map(|quota| quota.to_string()),
         over_limit: quota.over_limit.as_str(),
@@ -239,6 +252,7 @@ fn shown<'a>(plan: &'a Plan, catalogue: &Catalogue) -> Shown<'a> {
             .map(|(metric, entry)| (metric.as_str(), quota(metric, entry)))
             .collect(),
         features: catalogue.features_of(plan),
+        addons: catalogue.addons_for(plan).map(ShownAddon::of).collect(),
     }
 }
 

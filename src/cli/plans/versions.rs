@@ -5,13 +5,17 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use futures_util::future::join_all;
+use serde::Serialize;
 use sqlx::postgres::PgPool;
 
 use billing_domain::money;
 
 use crate::app::stripe_client;
-use crate::catalogue::history::{self, Affected, Effect, Outcome, PlanDiff, PlanVersion};
-use crate::catalogue::{Catalogue, Interval, Plan, When};
+use crate::catalogue::addons::history::{AddonDiff, AddonOutcome};
+use crate::catalogue::history::{
+    self, Affected, Effect, Outcome, PlanDiff, PlanVersion, TermChange,
+};
+use crate::catalogue::{Catalogue, Interval, Plan, When, addons};
 use crate::cli::Failure;
 use crate::cli::arguments;
 use crate::cli::consent;
@@ -79,12 +83,40 @@ pub async fn list(pool: &PgPool, catalogue: &Catalogue, format: Format) -> Resul
 }
 
 pub async fn diff(pool: &PgPool, catalogue: &Catalogue, format: Format) -> Result<(), Failure> {
-    let diffs = history::diff(pool, catalogue).await?;
-    format.print(&diffs, |diffs| describe_diffs(diffs))
+    let plans = history::diff(pool, catalogue).await?;
+    let addons = addons::history::diff(pool, catalogue).await?;
+    let plans = plans.into_iter().map(Diff::Plan);
+    let diffs: Vec<Diff> = plans.chain(addons.into_iter().map(Diff::Addon)).collect();
+    format.print(&diffs, |diffs| {
+        diffs.iter().map(Diff::describe).collect::<String>()
+    })
+}
+
+/// What the file would change of a plan or of an add-on.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Diff {
+    Plan(PlanDiff),
+    Addon(AddonDiff),
+}
+
+impl Diff {
+    fn describe(&self) -> String {
+        match self {
+            Self::Plan(plan) => describe_diff(plan),
+            Self::Addon(addon) => describe_addon(addon),
+        }
+    }
 }
 
 impl Migrate {
-    pub async fn run(self, pool: &PgPool, catalogue: Catalogue) -> Result<(), Failure> {
+    /// The connections of `lookups` have the role billing_worker from the start.
+    pub async fn run(
+        self,
+        pool: &PgPool,
+        lookups: PgPool,
+        catalogue: Catalogue,
+    ) -> Result<(), Failure> {
         let config = self.stripe.check()?;
         let client = stripe_client(&config)?.ok_or_else(|| {
             Failure::usage("STRIPE_SECRET_KEY: is needed, since Stripe charges for the change")
@@ -127,7 +159,7 @@ impl Migrate {
         let mut progress = Progress::new(candidates.len());
         let subscriptions = Subscriptions::new(
             pool.clone(),
-            pool.clone(),
+            lookups,
             std::sync::Arc::new(catalogue),
             Some(client),
         );
@@ -290,42 +322,82 @@ fn describe_versions(versions: &[PlanVersion]) -> String {
     )
 }
 
-fn describe_diffs(diffs: &[PlanDiff]) -> String {
-    let mut text = String::new();
-    for diff in diffs {
-        let what = match diff.outcome {
-            Outcome::Unchanged => "is as it is sold",
-            Outcome::NewPlan => "is new",
-            Outcome::NewVersion => "gets a new version",
-            Outcome::FormerVersion => "is sold as an earlier version again",
-            Outcome::Gone => "is gone from the file",
-        };
-        text.push_str(&format!("{} {what}\n", diff.plan_tier));
-        for change in &diff.changes {
-            let (from, to) = (change.from.as_deref(), change.to.as_deref());
-            text.push_str(&format!(
-                "  {}: {} → {}\n",
-                change.term,
-                from.unwrap_or("none"),
-                to.unwrap_or("none")
-            ));
-        }
-        if diff.outcome == Outcome::Gone {
-            text.push_str(&format!(
-                "  {} still {} it: keep its entry with `retired = true`, so that nobody new may choose it; \
-                 `serve` does not start without it\n",
-                counted(usize::try_from(diff.organizations).unwrap_or(usize::MAX), "organization"),
-                if diff.organizations == 1 { "has" } else { "have" },
-            ));
-        }
-        if diff.needs_sync {
-            text.push_str("  `plans sync` makes its prices in Stripe; restart the service then\n");
-        }
-        for affected in &diff.subscribers {
-            text.push_str(&format!("  {}\n", describe_affected(affected)));
-        }
+fn describe_diff(diff: &PlanDiff) -> String {
+    let what = match diff.outcome {
+        Outcome::Unchanged => "is as it is sold",
+        Outcome::NewPlan => "is new",
+        Outcome::NewVersion => "gets a new version",
+        Outcome::FormerVersion => "is sold as an earlier version again",
+        Outcome::Gone => "is gone from the file",
+    };
+    let mut text = format!("{} {what}\n", diff.plan_tier);
+    text.push_str(&describe_changes(&diff.changes));
+    if diff.outcome == Outcome::Gone {
+        text.push_str(&describe_gone(diff.organizations));
+    }
+    if diff.needs_sync {
+        text.push_str(NEEDS_SYNC);
+    }
+    for affected in &diff.subscribers {
+        text.push_str(&format!("  {}\n", describe_affected(affected)));
     }
     text
+}
+
+const NEEDS_SYNC: &str = "  `plans sync` makes its prices in Stripe; restart the service then\n";
+
+fn describe_addon(diff: &AddonDiff) -> String {
+    let what = match diff.outcome {
+        AddonOutcome::Unchanged => "is as it is sold",
+        AddonOutcome::New => "is new",
+        AddonOutcome::Changed => "changes",
+        AddonOutcome::Gone => "is gone from the file",
+    };
+    let mut text = format!("add-on {} {what}\n", diff.addon_id);
+    text.push_str(&describe_changes(&diff.changes));
+    if diff.outcome == AddonOutcome::Gone {
+        text.push_str(&describe_gone(diff.organizations));
+    }
+    if diff.needs_sync {
+        text.push_str(NEEDS_SYNC);
+    }
+    if diff.outcome == AddonOutcome::Changed && diff.organizations > 0 {
+        text.push_str(&format!(
+            "  {}: get what it adds when the service starts with this file, and keep the price \
+             that they bought\n",
+            organizations(diff.organizations)
+        ));
+    }
+    text
+}
+
+fn organizations(number: i64) -> String {
+    counted(
+        usize::try_from(number).unwrap_or(usize::MAX),
+        "organization",
+    )
+}
+
+fn describe_changes(changes: &[TermChange]) -> String {
+    let changes = changes.iter().map(|change| {
+        let (from, to) = (change.from.as_deref(), change.to.as_deref());
+        format!(
+            "  {}: {} → {}\n",
+            change.term,
+            from.unwrap_or("none"),
+            to.unwrap_or("none")
+        )
+    });
+    changes.collect()
+}
+
+fn describe_gone(number: i64) -> String {
+    format!(
+        "  {} still {} it: keep its entry with `retired = true`, so that nobody new may choose it; \
+         `serve` does not start without it\n",
+        organizations(number),
+        if number == 1 { "has" } else { "have" },
+    )
 }
 
 fn describe_affected(affected: &Affected) -> String {

@@ -110,7 +110,7 @@ pub fn describe_details(details: &Details) -> String {
     let mut lines = vec![
         line("event", details.event_id.clone()),
         line("type", details.event_type.clone()),
-        line("state", details.state.to_owned()),
+        line("state", details.state.as_str().to_owned()),
         line("outcome", details.outcome.clone().unwrap_or_default()),
         line(
             "organization",

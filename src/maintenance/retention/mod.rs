@@ -47,6 +47,8 @@ pub enum What {
     Rejections,
     JobRuns,
     UsageAlerts,
+    OutboundEvents,
+    Reservations,
 }
 
 /// What is removed, after how long, and how much of it at a time.
@@ -64,7 +66,7 @@ pub struct Rule {
 }
 
 /// All that retention removes. Payloads come before the events whose they are.
-pub const RULES: [Rule; 11] = [
+pub const RULES: [Rule; 13] = [
     Rule {
         what: What::WebhookPayloads,
         name: "webhook_payloads",
@@ -156,6 +158,22 @@ pub const RULES: [Rule; 11] = [
         days: |kept| kept.outbound_days,
         batch: 1_000,
         indexes: &["usage_alerts_delivered_idx"],
+    },
+    Rule {
+        what: What::OutboundEvents,
+        name: "outbound_events",
+        setting: "RETENTION_OUTBOUND_DAYS",
+        days: |kept| kept.outbound_days,
+        batch: 1_000,
+        indexes: &["outbound_events_time_idx"],
+    },
+    Rule {
+        what: What::Reservations,
+        name: "usage_reservations",
+        setting: "RETENTION_SESSION_DAYS",
+        days: |kept| kept.session_days,
+        batch: 1_000,
+        indexes: &["usage_reservations_settled_idx"],
     },
 ];
 
@@ -291,6 +309,7 @@ pub async fn rehearse(
 
 /// How long a run that died keeps others from beginning.
 pub const LEASE: Duration = store::LEASE;
+pub use store::{release as release_lease, take as take_lease};
 
 fn before(rule: &Rule, kept: &RetentionConfig, now: Timestamp) -> Option<Timestamp> {
     let days = (rule.days)(kept)?;
@@ -386,6 +405,8 @@ async fn batch(
         What::Rejections => store::rejections(conn, before, limit).await?,
         What::JobRuns => store::job_runs(conn, before, limit).await?,
         What::UsageAlerts => store::usage_alerts(conn, before, limit).await?,
+        What::OutboundEvents => store::outbound_events(conn, before, limit).await?,
+        What::Reservations => store::reservations(conn, before, limit).await?,
     };
     Ok((rows, rows >= limit.unsigned_abs()))
 }

@@ -2,7 +2,6 @@
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
-use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use utoipa::ToSchema;
@@ -92,96 +91,6 @@ pub async fn list(
         .collect())
 }
 
-/// An alert that is due to be sent.
-#[derive(Debug, Clone)]
-pub struct DueAlert {
-    pub organization_id: Uuid,
-    pub id: Uuid,
-    pub metric: String,
-    pub period_start: Timestamp,
-    pub period_end: Timestamp,
-    pub threshold: i16,
-    pub usage: Decimal,
-    pub quota: Decimal,
-    pub raised_at: Timestamp,
-    /// Attempts made so far.
-    pub attempts: i32,
-}
-
-/// Claims due alerts under a lease of `lease_secs`.
-pub async fn claim(
-    conn: &mut PgConnection,
-    limit: i64,
-    lease_secs: i32,
-) -> Result<Vec<DueAlert>, sqlx::Error> {
-    let rows = sqlx::query!(
-        "UPDATE usage_alerts a SET next_attempt_at = now() + make_interval(secs => $2)
-           FROM (SELECT organization_id, metric, period_start, threshold FROM usage_alerts
-                  WHERE delivered_at IS NULL AND failed_at IS NULL AND next_attempt_at <= now()
-                  ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED) due
-          WHERE a.organization_id = due.organization_id AND a.metric = due.metric
-            AND a.period_start = due.period_start AND a.threshold = due.threshold
-         RETURNING a.organization_id, a.id, a.metric, a.period_start, a.period_end, a.threshold,
-                   a.usage, a.quota, a.raised_at, a.attempts",
-        limit,
-        f64::from(lease_secs)
-    )
-    .fetch_all(conn)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| DueAlert {
-            organization_id: row.organization_id,
-            id: row.id,
-            metric: row.metric,
-            period_start: row.period_start.to_jiff(),
-            period_end: row.period_end.to_jiff(),
-            threshold: row.threshold,
-            usage: row.usage,
-            quota: row.quota,
-            raised_at: row.raised_at.to_jiff(),
-            attempts: row.attempts,
-        })
-        .collect())
-}
-
-/// The outcome of an attempt to send an alert.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SendOutcome {
-    Delivered,
-    Retry { error: String, at: Timestamp },
-    GivenUp { error: String },
-}
-
-/// Records an attempt.
-pub async fn record(
-    conn: &mut PgConnection,
-    alert: &DueAlert,
-    outcome: &SendOutcome,
-) -> Result<(), sqlx::Error> {
-    let (error, retry_at) = match outcome {
-        SendOutcome::Delivered => (None, None),
-        SendOutcome::Retry { error, at } => (Some(error.as_str()), Some(at.to_sqlx())),
-        SendOutcome::GivenUp { error } => (Some(error.as_str()), None),
-    };
-    sqlx::query!(
-        "UPDATE usage_alerts SET attempts = attempts + 1, error_message = $5,
-                next_attempt_at = coalesce($6, next_attempt_at),
-                delivered_at = CASE WHEN $5::text IS NULL THEN now() END,
-                failed_at = CASE WHEN $5::text IS NOT NULL AND $6 IS NULL THEN now() END
-          WHERE organization_id = $1 AND metric = $2 AND period_start = $3 AND threshold = $4",
-        alert.organization_id,
-        alert.metric,
-        alert.period_start.to_sqlx() as _,
-        alert.threshold,
-        error,
-        retry_at as _
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
 /// An alert that all attempts failed to send.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -215,15 +124,4 @@ pub async fn list_failed(conn: &mut PgConnection) -> Result<Vec<FailedAlert>, sq
             error: row.error_message,
         })
         .collect())
-}
-
-/// Schedules all failed alerts to be sent again.
-pub async fn resend(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
-    let resent = sqlx::query!(
-        "UPDATE usage_alerts SET failed_at = NULL, attempts = 0, next_attempt_at = now()
-          WHERE failed_at IS NOT NULL"
-    )
-    .execute(conn)
-    .await?;
-    Ok(resent.rows_affected())
 }

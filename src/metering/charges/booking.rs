@@ -31,6 +31,9 @@ pub struct PriceSwap {
     pub period_end: Timestamp,
     /// When Stripe begins to count usage at the new price.
     pub at: Timestamp,
+    /// Usage from then on is the new price's; that before it is the old one's. `None` if
+    /// that time is not known: then all usage so far is the old one's.
+    pub counts_anew_from: Option<Timestamp>,
     /// `None` if nothing charged the metric before.
     pub old_price: Option<String>,
     pub new_price: Option<String>,
@@ -46,24 +49,31 @@ pub struct PriceSwap {
 /// A swap that was booked, with what its period's quota was.
 #[derive(Debug, Clone)]
 pub struct Booked {
-    swap: PriceSwap,
-    quota: Option<Decimal>,
-    used: Decimal,
-    overridden: bool,
+    pub(super) swap: PriceSwap,
+    pub(super) quota: Option<Decimal>,
+    pub(super) used: Decimal,
+    /// What earlier changes have added to the period's quota.
+    pub(super) adjustment: Decimal,
+    pub(super) overridden: bool,
     /// What is charged, and by whom; `None` if nothing is.
-    charged: Option<Charged>,
+    pub(super) charged: Option<Charged>,
 }
 
 #[derive(Debug, Clone)]
-struct Charged {
-    id: Uuid,
-    units: Decimal,
-    amount: i64,
-    currency: String,
-    by: &'static str,
+pub(super) struct Charged {
+    pub id: Uuid,
+    pub units: Decimal,
+    pub amount: i64,
+    pub currency: String,
+    pub by: &'static str,
 }
 
 impl Booked {
+    /// Whether it is a swap of an organization's price for a metric.
+    pub(super) fn is_of(&self, organization_id: Uuid, metric: &str) -> bool {
+        self.swap.organization_id == organization_id && self.swap.metric == metric
+    }
+
     /// The audit entry of what it charges.
     pub fn entry(&self, actor: Actor) -> Option<NewEntry> {
         let charged = self.charged.as_ref()?;
@@ -111,10 +121,10 @@ pub async fn book(
             // Its quota is prorated whether or not anything is used yet.
             store::begin(conn, &swap).await?;
         }
-        let level = catalogue
+        let aggregation = catalogue
             .metric(&swap.metric)
-            .is_some_and(|metric| metric.aggregation == Aggregation::Last);
-        let Some(so_far) = store::read(conn, &swap, level).await? else {
+            .map_or(Aggregation::Sum, |metric| metric.aggregation);
+        let Some(so_far) = store::read(conn, &swap, aggregation).await? else {
             continue;
         };
         let charged = charge(conn, catalogue, &swap, &so_far).await?;
@@ -124,7 +134,8 @@ pub async fn book(
         store::begin_again(conn, &swap, units, so_far.reported_since).await?;
         booked.push(Booked {
             quota: so_far.quota,
-            used: so_far.total,
+            used: so_far.used,
+            adjustment: so_far.adjustment,
             overridden: so_far.overridden,
             charged,
             swap,
@@ -211,7 +222,7 @@ impl UsageSoFar {
         let Some(quota) = self.quota.filter(|_| self.over_limit == OverLimit::Overage) else {
             return Decimal::ZERO;
         };
-        whole_units((self.total - self.adjustment - quota).max(Decimal::ZERO))
+        whole_units((self.used - self.adjustment - quota).max(Decimal::ZERO))
     }
 
     /// The units that Stripe charges at the price that is removed: what it was told
@@ -265,7 +276,7 @@ async fn prorate(
     let added = match booked.quota {
         Some(old) => (old - new) * elapsed,
         // What was used of an unlimited quota is covered.
-        None => (booked.used - new * elapsed).max(Decimal::ZERO),
+        None => (booked.used - new * elapsed - booked.adjustment).max(Decimal::ZERO),
     };
     store::add_adjustment(conn, swap, added.round_dp(4)).await
 }

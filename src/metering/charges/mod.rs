@@ -7,8 +7,12 @@
 //! transaction that mirrors the change, whichever event or answer tells of it first.
 
 mod booking;
+mod raised;
 mod sender;
 mod store;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
@@ -17,13 +21,15 @@ use sqlx::PgConnection;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
+use crate::batch::lookup::Grouped;
 use crate::catalogue::Catalogue;
-use crate::db::WorkerTx;
-use crate::metering::reports::{self, Reason, Unbilled};
+use crate::db;
+use crate::metering::reports::{self, Overage, Reason, Unbilled};
 use crate::metering::usage;
 use crate::server::number::Number;
 
 pub use booking::{Booked, PriceSwap, adjust, book};
+pub use raised::keep_over;
 pub use sender::{Sent, send_open};
 
 /// Audit action: a change of prices charges usage.
@@ -64,19 +70,58 @@ impl UsageCharge {
     }
 }
 
+/// Batched reads of what organizations are over their quotas by, at a second of the
+/// customer's time.
+pub type OverageLookup = Grouped<(Uuid, i64), Vec<Overage>>;
+
+/// The connections of `lookups` have the role billing_worker from the start.
+pub fn overage_lookup(lookups: PgPool, catalogue: Arc<Catalogue>) -> OverageLookup {
+    Grouped::new(move |asked| {
+        let (lookups, catalogue) = (lookups.clone(), catalogue.clone());
+        Box::pin(async move {
+            let mut conn = db::acquire(&lookups).await?;
+            overages(&mut conn, &catalogue, &asked).await
+        })
+    })
+}
+
+/// What organizations are over their quotas by, each at a second of the customer's time.
+pub async fn overages(
+    conn: &mut PgConnection,
+    catalogue: &Catalogue,
+    asked: &[(Uuid, i64)],
+) -> Result<HashMap<(Uuid, i64), Vec<Overage>>, sqlx::Error> {
+    let mut by_second = BTreeMap::<i64, Vec<Uuid>>::new();
+    for (organization_id, second) in asked {
+        by_second.entry(*second).or_default().push(*organization_id);
+    }
+    let mut found = HashMap::new();
+    for (second, organizations) in by_second {
+        let now =
+            Timestamp::from_second(second).map_err(|error| sqlx::Error::Decode(error.into()))?;
+        for overage in reports::overages(conn, catalogue, &organizations, now).await? {
+            let key = (overage.organization_id, second);
+            found.entry(key).or_insert_with(Vec::new).push(overage);
+        }
+    }
+    Ok(found)
+}
+
 /// What the subscription's usage so far costs, for each metric that is over its
 /// quota and has a price, at `now`: the customer's time. Usage of a trial, and an
 /// amount of nothing, are not charged.
 pub async fn due(
-    pool: &PgPool,
-    catalogue: &Catalogue,
+    lookup: &OverageLookup,
     organization_id: Uuid,
     subscription_id: &str,
     now: Timestamp,
-) -> Result<Vec<UsageCharge>, sqlx::Error> {
-    let mut tx = WorkerTx::begin(pool).await?;
-    let overages = reports::overages(tx.conn(), catalogue, organization_id, now).await?;
-    tx.commit().await?;
+) -> Result<Vec<UsageCharge>, Arc<sqlx::Error>> {
+    let overages = lookup.find((organization_id, now.as_second())).await?;
+    Ok(charged(overages.unwrap_or_default(), subscription_id))
+}
+
+/// What the subscription's part of `overages` costs.
+pub fn charged(overages: Vec<Overage>, subscription_id: &str) -> Vec<UsageCharge> {
     let mine = overages
         .into_iter()
         .filter(|overage| overage.stripe_subscription_id == subscription_id);
@@ -92,7 +137,7 @@ pub async fn due(
             currency: overage.currency,
         })
     });
-    Ok(charges.collect())
+    charges.collect()
 }
 
 /// The charges that Stripe does not take: nobody pays that usage.

@@ -1,5 +1,7 @@
 //! SQL for usage at changes of prices.
 
+mod raised;
+
 use billing_domain::quota::OverLimit;
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
@@ -8,10 +10,12 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::booking::PriceSwap;
+use crate::catalogue::Aggregation;
+pub use raised::{OverSoFar, over_so_far};
 
 /// A metric's usage in a period until its price is removed.
 pub struct UsageSoFar {
-    pub total: Decimal,
+    pub used: Decimal,
     pub adjustment: Decimal,
     /// The quota in force; `None` if unlimited.
     pub quota: Option<Decimal>,
@@ -57,25 +61,24 @@ pub async fn begin(conn: &mut PgConnection, swap: &PriceSwap) -> Result<(), sqlx
     Ok(())
 }
 
-/// Reads an account's usage, of which Stripe keeps the last `level` or the sum. `None`
-/// if none was counted in the period, the organization has no quota, or another
-/// subscription, made later, charges the metric.
+/// Reads an account's usage until the swap. `None` if none was counted in the period, the
+/// organization has no quota, or the usage is another subscription's.
+#[expect(clippy::too_many_lines, reason = "it is one query")]
 pub async fn read(
     conn: &mut PgConnection,
     swap: &PriceSwap,
-    level: bool,
+    aggregation: Aggregation,
 ) -> Result<Option<UsageSoFar>, sqlx::Error> {
     let row = sqlx::query!(
-        r#"SELECT t.total, t.quota_adjustment,
-                  CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END AS quota,
-                  coalesce(CASE WHEN v.over_limit <> 'overage' OR q.overage_rate IS NOT NULL THEN v.over_limit END,
-                           q.over_limit) AS "over_limit!",
-                  v.metric IS NOT NULL AS "overridden!", q.quota AS included, q.overage_rate,
+        r#"SELECT CASE WHEN later.units IS NULL THEN t.total
+                       WHEN $8 THEN greatest(t.total - later.units, 0)
+                       ELSE coalesce(until.level, 0) END AS "used!",
+                  t.quota_adjustment, q.quota, q.over_limit AS "over_limit!",
+                  q.overridden AS "overridden!", q.plan_quota AS included, q.overage_rate,
                   q.currency, r.before, r.since
              FROM usage_totals t
-             JOIN usage_quotas q ON q.organization_id = t.organization_id AND q.metric = t.metric
-             LEFT JOIN usage_quota_overrides v
-               ON v.organization_id = t.organization_id AND v.metric = t.metric
+             JOIN effective_usage_quotas q
+               ON q.organization_id = t.organization_id AND q.metric = t.metric
             CROSS JOIN LATERAL (
               SELECT CASE WHEN $5 THEN (n.levels_before)[1] ELSE n.sum_before END AS before,
                      CASE WHEN $5 THEN (n.levels_since)[1] ELSE n.sum_since END AS since
@@ -92,31 +95,39 @@ pub async fn read(
                    WHERE r.organization_id = t.organization_id AND r.metric = t.metric
                      AND r.period_start = t.period_start AND r.refused_at IS NULL
                      AND r.at >= coalesce(t.metered_since, '-infinity')) n) r
+            CROSS JOIN LATERAL (
+              -- An event is dated ahead by minutes at most.
+              SELECT sum(e.quantity) AS units FROM usage_events e
+               WHERE e.organization_id = t.organization_id AND e.metric = t.metric
+                 AND e.period_start = t.period_start
+                 AND e.recorded_at >= $7::timestamptz - interval '5 minutes'
+                 AND coalesce(e.occurred_at, e.recorded_at) >= $7) later
+            CROSS JOIN LATERAL (
+              SELECT CASE WHEN $5 THEN (array_agg(e.quantity ORDER BY e.at DESC,
+                                                  e.event_id COLLATE "C" DESC))[1]
+                          ELSE max(e.quantity) END AS level
+                FROM (SELECT quantity, event_id, coalesce(occurred_at, recorded_at) AS at
+                        FROM usage_events
+                       WHERE NOT $8 AND $7::timestamptz IS NOT NULL
+                         AND organization_id = t.organization_id
+                         AND metric = t.metric AND period_start = t.period_start) e
+               WHERE e.at < $7) until
             WHERE t.organization_id = $1 AND t.metric = $2 AND t.period_start = $3
-              -- Stripe's meters count by customer; reports follow the newest subscription.
-              AND NOT EXISTS (
-                SELECT FROM billing_subscriptions o
-                  JOIN billing_subscription_items i
-                    ON i.organization_id = o.organization_id
-                   AND i.stripe_subscription_id = o.stripe_subscription_id
-                  LEFT JOIN billing_prices b ON b.stripe_price_id = i.stripe_price_id
-                 WHERE o.organization_id = $1 AND o.stripe_subscription_id <> $6
-                   AND o.status IN ('active', 'past_due') AND coalesce(i.metric, b.metric) = $2
-                   AND (o.stripe_created_at, o.stripe_subscription_id) >
-                         (SELECT s.stripe_created_at, s.stripe_subscription_id
-                            FROM billing_subscriptions s
-                           WHERE s.organization_id = $1 AND s.stripe_subscription_id = $6))"#,
+              -- What another subscription's reports tell Stripe is not this one's to charge.
+              AND $6 = billing_usage_subscription(t.organization_id, t.period_start, q.plan_tier)"#,
         swap.organization_id,
         swap.metric,
         swap.period_start.to_sqlx() as _,
         swap.at.to_sqlx() as _,
-        level,
-        swap.subscription_id
+        aggregation == Aggregation::Last,
+        swap.subscription_id,
+        swap.counts_anew_from.map(|at| at.to_sqlx()) as _,
+        aggregation == Aggregation::Sum
     )
     .fetch_optional(conn)
     .await?;
     Ok(row.map(|row| UsageSoFar {
-        total: row.total,
+        used: row.used,
         adjustment: row.quota_adjustment,
         quota: row.quota,
         // An unknown word charges nothing.
@@ -184,7 +195,7 @@ pub async fn begin_again(
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE usage_totals
-            SET quota_adjustment = quota_adjustment + $4,
+            SET quota_adjustment = least(quota_adjustment + $4, 99999999999999999999.9999),
                 metered_since = $5, reported = $6
           WHERE organization_id = $1 AND metric = $2 AND period_start = $3",
         swap.organization_id,
@@ -229,7 +240,9 @@ pub async fn add_adjustment(
     added: Decimal,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "UPDATE usage_totals SET quota_adjustment = quota_adjustment + $4
+        "UPDATE usage_totals
+            SET quota_adjustment = greatest(least(quota_adjustment + $4,
+                  99999999999999999999.9999), -99999999999999999999.9999)
           WHERE organization_id = $1 AND metric = $2 AND period_start = $3",
         swap.organization_id,
         swap.metric,

@@ -1,5 +1,5 @@
-//! Limits on forwarded calls in this process: concurrent calls, and buffered
-//! response bytes, in total and for each organization.
+//! Limits on forwarded calls in this process: concurrent calls, in total and for each
+//! organization. What their responses take of memory is in the server's budget.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 use crate::limits;
+use crate::server::budget::{Line, Payer, Permit};
 use crate::server::problem::Problem;
 use crate::telemetry::metrics;
 
@@ -25,14 +26,15 @@ pub struct CallBudget {
 #[derive(Clone)]
 struct Budget {
     calls: Arc<Semaphore>,
-    response_bytes: Arc<Semaphore>,
+    /// Of one organization's calls one waits for memory, the others for it.
+    next_read: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Budget {
-    fn new(calls: usize, bytes: usize) -> Self {
+    fn new(calls: usize) -> Self {
         Self {
             calls: Arc::new(Semaphore::new(calls)),
-            response_bytes: Arc::new(Semaphore::new(bytes)),
+            next_read: Arc::default(),
         }
     }
 
@@ -51,15 +53,10 @@ pub struct CallSlot {
     permits: Option<[OwnedSemaphorePermit; 2]>,
 }
 
-/// Permission to buffer the next read.
-pub struct ReadPermit {
-    _permits: [OwnedSemaphorePermit; 2],
-}
-
 impl Default for CallBudget {
     fn default() -> Self {
         Self {
-            total: Budget::new(limits::CALLS, limits::FORWARDED),
+            total: Budget::new(limits::CALLS),
             by_organization: Arc::default(),
         }
     }
@@ -71,12 +68,7 @@ impl CallBudget {
         let own = self
             .budgets()
             .entry(organization_id)
-            .or_insert_with(|| {
-                Budget::new(
-                    limits::CALLS_OF_ORGANIZATION,
-                    limits::FORWARDED_OF_ORGANIZATION,
-                )
-            })
+            .or_insert_with(|| Budget::new(limits::CALLS_OF_ORGANIZATION))
             .clone();
         let own_permit = own.calls.clone().try_acquire_owned();
         let total_permit = self.total.calls.clone().try_acquire_owned();
@@ -125,20 +117,15 @@ impl CallBudget {
 }
 
 impl CallSlot {
-    /// Waits for room to buffer the next read of a connection whose last read
-    /// had `last_bytes`; reads at most double in size.
-    pub async fn permit_read(&self, last_bytes: usize) -> ReadPermit {
+    /// Waits for memory for the next read of an upstream whose last read had `last_bytes`;
+    /// reads at most double in size. Clients that do not read what others wait for lose
+    /// their connection.
+    pub async fn permit_read(&self, line: &Line, last_bytes: usize) -> Permit {
         let bytes = 2 * last_bytes;
-        let bytes = bytes.clamp(limits::FORWARDED_READ, limits::FORWARDED_OF_ORGANIZATION);
-        let bytes = u32::try_from(bytes).expect("the clamp keeps it small");
-        let acquire = |budget: &Budget| budget.response_bytes.clone().acquire_many_owned(bytes);
-        let own = acquire(&self.own).await.expect("it is never closed");
-        let total = acquire(&self.budget.total)
-            .await
-            .expect("it is never closed");
-        ReadPermit {
-            _permits: [own, total],
-        }
+        let bytes = bytes.clamp(limits::FORWARDED_READ, limits::FORWARDED_READ_MOST);
+        let _next = self.own.next_read.lock().await;
+        let payer = Payer::Organization(self.organization_id);
+        line.budget.take_ahead(payer, bytes).await
     }
 }
 

@@ -22,7 +22,9 @@ use uuid::Uuid;
 
 use super::call_budget::CallSlot;
 use super::reservation::CallReservation;
+use crate::http_client;
 use crate::server::body::BodyError;
+use crate::server::budget::Line;
 use crate::server::layers::RequestId;
 use crate::server::layers::idempotency::Streamed;
 use crate::server::problem::Problem;
@@ -62,24 +64,60 @@ const NOT_FORWARDED: [&str; 12] = [
     "cookie",
 ];
 
-/// Headers that upstreams trust a proxy to set: whom a call is for, where it
-/// came from, which address it had. Those of a caller are dropped.
-const PROXY_HEADERS: [&str; 8] = [
+/// Headers that upstreams trust a proxy to set: whom a call is for, who it is, where
+/// it came from, which address it had. Those of a caller are dropped.
+const PROXY_HEADERS: [&str; 27] = [
     "forwarded",
-    "x-real-ip",
-    "x-client-ip",
-    "x-cluster-client-ip",
+    "forwarded-for",
+    "client-ip",
     "true-client-ip",
-    "cf-connecting-ip",
+    "x-client-ip",
+    "x-client-dn",
+    "x-client-verify",
+    "x-cluster-client-ip",
+    "x-originating-ip",
+    "x-true-client-ip",
     "fastly-client-ip",
+    "fly-client-ip",
+    "do-connecting-ip",
+    "x-azure-clientip",
+    "x-azure-socketip",
+    "x-appengine-user-ip",
+    "remote-addr",
+    "x-host",
+    "x-scheme",
+    "x-url-scheme",
+    "front-end-https",
+    "x-http-host-override",
     "x-rewrite-url",
+    "x-webauth-user",
+    "x-proxy-user",
+    "x-sendfile-type",
+    // CGI would take it for the variable HTTP_PROXY.
+    "proxy",
 ];
-const PROXY_HEADER_PREFIXES: [&str; 5] = [
-    "x-forwarded-",
+const PROXY_HEADER_PREFIXES: [&str; 21] = [
+    "x-forward",
     "x-original-",
+    "x-real-",
     "x-envoy-",
     "x-organization",
     "x-quota-",
+    "remote-user",
+    "remote-group",
+    "remote-name",
+    "remote-email",
+    "x-remote-",
+    "x-auth-request-",
+    "x-authenticated-",
+    "x-client-cert",
+    "x-ssl-",
+    "ssl-client-",
+    "x-accel-",
+    "cf-",
+    "x-amzn-oidc-",
+    "x-goog-authenticated-",
+    "x-goog-iap-",
 ];
 
 /// A call to be forwarded.
@@ -176,6 +214,8 @@ pub struct Forwarding {
     pub call: Call,
     pub reservation: CallReservation,
     pub slot: CallSlot,
+    /// Its client's connection; `None` in tests of handlers.
+    pub line: Option<Arc<Line>>,
     pub stop: CancellationToken,
 }
 
@@ -257,8 +297,10 @@ impl Forwarding {
                 Err(BodyError::Incomplete.into())
             }
             Ok(Err(error)) if !error.is_timeout() => {
-                // The upstream's address is logged and not shown to the caller.
-                tracing::warn!(%error, "cannot reach the upstream");
+                // Logged without the URL, whose query is the caller's, and not answered.
+                let host = self.url.host_str();
+                let reason = http_client::reason(error);
+                tracing::warn!(host, reason, "cannot reach the upstream");
                 Err(Problem::new(
                     StatusCode::BAD_GATEWAY,
                     "upstream_unreachable",
@@ -278,19 +320,25 @@ impl Forwarding {
         let mut client_took = Duration::ZERO;
         loop {
             let reading = async {
-                let permit = self.slot.permit_read(last_bytes).await;
-                (
-                    tokio::time::timeout(CHUNK_TIMEOUT, chunks.next()).await,
-                    permit,
-                )
+                let permit = match &self.line {
+                    Some(line) => Some((self.slot.permit_read(line, last_bytes).await, line)),
+                    None => None,
+                };
+                let read = tokio::time::timeout(CHUNK_TIMEOUT, chunks.next());
+                (read.await, permit)
             };
-            let (read, _permit) = tokio::select! {
+            let (read, permit) = tokio::select! {
                 read = reading => read,
                 () = client.closed() => return,
             };
             match read {
                 Ok(Some(Ok(chunk))) => {
                     last_bytes = chunk.len();
+                    // Its memory is taken until its last byte is written.
+                    let chunk = match permit {
+                        Some((permit, line)) => permit.pass_on(chunk, line.clone()),
+                        None => chunk,
+                    };
                     let started = Instant::now();
                     let taken = tokio::time::timeout(CLIENT_TIMEOUT, client.send(Ok(chunk)));
                     if !matches!(taken.await, Ok(Ok(()))) {
@@ -374,6 +422,17 @@ mod tests {
             "x-original-url",
             "x-rewrite-url",
             "true-client-ip",
+            "client-ip",
+            "remote-user",
+            "x-remote-user",
+            "x-remote-addr",
+            "x-host",
+            "x-forwarded",
+            "x-original-forwarded-for",
+            "x-client-cert-dn",
+            "x-auth-request-email",
+            "cf-connecting-ip",
+            "proxy",
             "x-request-id",
             "x-own",
         ] {

@@ -15,7 +15,7 @@ use super::target;
 use crate::catalogue::EnforcedRoute;
 use crate::metering::usage::response;
 use crate::metering::usage::routes::Usage;
-use crate::server::layers::RequestId;
+use crate::server::layers::{Peer, RequestId};
 use crate::server::problem::Problem;
 use crate::telemetry::metrics;
 use crate::tenancy::auth::Principal;
@@ -99,6 +99,7 @@ impl Gateway {
             call,
             reservation,
             slot,
+            line: parts.extensions.get::<Peer>().map(|peer| peer.0.clone()),
             stop: calls.stop.clone(),
         };
         let mut response = forward::forward(&calls.tasks, forwarding).await?;

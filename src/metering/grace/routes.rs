@@ -3,19 +3,31 @@
 use axum::Json;
 use axum::extract::State;
 use serde::Deserialize;
+use serde_json::Value;
 use utoipa::IntoParams;
 use utoipa_axum::routes;
 
 use super::{Filter, GraceRow, Position};
 use crate::server::Shared;
 use crate::server::extract::Query;
-use crate::server::pagination::page::{Limit, Page};
+use crate::server::pagination::page::{self, Limit, Listed, Page};
 use crate::server::problem::Problem;
 use crate::server::routes::{Permission, Routes, tenant};
 use crate::tenancy::auth::Principal;
 
 pub fn routes() -> Routes<Shared> {
     Routes::new().route(routes!(list), tenant(Permission::BillingRead))
+}
+
+impl Listed for GraceRow {
+    type Position = Position;
+
+    fn position(&self) -> Position {
+        Position {
+            started_at: self.started_at,
+            metric: self.metric.clone(),
+        }
+    }
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -30,6 +42,20 @@ struct ListQuery {
     /// Only running grace periods.
     #[serde(default)]
     active: bool,
+}
+
+impl page::ListQuery for ListQuery {
+    fn limit(&self) -> Limit {
+        self.limit
+    }
+
+    fn cursor(&self) -> Option<&str> {
+        self.cursor.as_deref()
+    }
+
+    fn filters(&self) -> Value {
+        self.active.into()
+    }
 }
 
 /// Current and past grace periods, newest first
@@ -47,17 +73,14 @@ async fn list(
     Query(query): Query<ListQuery>,
 ) -> Result<Json<Page<GraceRow>>, Problem> {
     let organization = caller.organization_id;
-    let cursors = shared
-        .cursors
-        .of(organization, "grace-periods", &query.active)
-        .await?;
+    let mut page = shared.page(organization, "grace-periods", &query).await?;
     let filter = Filter {
         organization_id: Some(organization),
         only_active: query.active,
-        after: cursors.place(query.cursor.as_deref())?,
-        limit: query.limit.rows(),
+        after: page.after.take(),
+        limit: page.rows(),
     };
     let mut tx = shared.read(organization).await?;
     let rows = super::list(tx.conn(), &filter).await?;
-    Ok(Json(Page::of(rows, query.limit, &cursors, Position::of)))
+    Ok(Json(page.of(rows)))
 }

@@ -49,15 +49,6 @@ pub struct Position {
     pub metric: String,
 }
 
-impl Position {
-    pub fn of(row: &GraceRow) -> Self {
-        Self {
-            started_at: row.started_at,
-            metric: row.metric.clone(),
-        }
-    }
-}
-
 /// Which grace periods to list.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
@@ -186,18 +177,14 @@ pub async fn end_covered(
 ) -> Result<Vec<Ended>, sqlx::Error> {
     let rows = sqlx::query!(
         "UPDATE grace_periods g SET ended_at = now(), end_reason = $2
-           FROM usage_quotas q
-           LEFT JOIN usage_quota_overrides v
-             ON v.organization_id = q.organization_id AND v.metric = q.metric
+           FROM effective_usage_quotas q
           WHERE g.organization_id = ANY($1) AND g.ended_at IS NULL AND g.expires_at > now()
             AND q.organization_id = g.organization_id AND q.metric = g.metric
-            AND (coalesce(CASE WHEN v.over_limit <> 'overage' OR q.overage_rate IS NOT NULL THEN v.over_limit END,
-                          q.over_limit) = 'overage'
-                 OR coalesce(v.unlimited, q.unlimited)
+            AND (q.over_limit = 'overage' OR q.unlimited
                  OR coalesce((SELECT t.total + t.reserved FROM usage_totals t
                                WHERE t.organization_id = g.organization_id AND t.metric = g.metric
                                  AND t.period_start = g.period_start), 0)
-                    <= CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END
+                    <= q.quota
                        + coalesce((SELECT t.quota_adjustment FROM usage_totals t
                                     WHERE t.organization_id = g.organization_id
                                       AND t.metric = g.metric

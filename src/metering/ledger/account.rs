@@ -1,9 +1,10 @@
 //! One organization's account of one metric: the state read from the database,
 //! and the pure decisions about queued requests. No database and no clock here.
 
+mod period_usage;
+
 use std::collections::BTreeMap;
 
-use billing_domain::grace_period::GracePeriod;
 use billing_domain::period::Period;
 use billing_domain::quota::{self, Aggregation, Decision, QuotaPolicy};
 use billing_domain::usage_period::{self, CurrentSubscription, EndedSubscription};
@@ -11,95 +12,14 @@ use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 
 use super::UsageRejection;
+use super::holds::Hold;
+use super::transaction::Confirmed;
 use crate::features::Values;
+use period_usage::grace_of;
+pub use period_usage::{DueLevels, Grace, GraceChange, Level, PeriodUsage};
 
 /// The largest total that fits into numeric(24,4).
 const MAX_TOTAL: Decimal = Decimal::from_parts(2_701_131_775, 466_537_709, 54_210, false, 4);
-
-/// A grace period, and how this transaction changed it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Grace {
-    pub period: GracePeriod,
-    pub ended: bool,
-    pub change: Option<GraceChange>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GraceChange {
-    Started,
-    /// It had ended early, and the quota is exceeded again.
-    Resumed,
-    Expired,
-}
-
-/// A level reported by an event.
-#[derive(Debug, Clone)]
-pub struct Level {
-    pub at: Timestamp,
-    pub event_id: String,
-    pub quantity: Decimal,
-}
-
-/// Scheduled levels whose time has come.
-#[derive(Debug, Clone)]
-pub struct DueLevels {
-    pub newest: Level,
-    pub highest: Decimal,
-}
-
-/// Usage of the metric in one billing period.
-#[derive(Debug, Clone)]
-pub struct PeriodUsage {
-    pub period: Period,
-    pub total: Decimal,
-    pub reserved: Decimal,
-    pub events: i64,
-    /// The newest event, by time and id.
-    pub last: Option<(Timestamp, String)>,
-    pub alerted: u8,
-    /// What changes of plan within the period add to its quota.
-    pub quota_adjustment: Decimal,
-    /// Thresholds reached in this transaction.
-    pub raised: Vec<u8>,
-    pub grace: Option<Grace>,
-    /// Levels scheduled in this transaction.
-    pub pending: Vec<Level>,
-    /// Whether scheduled levels took effect in this transaction.
-    pub took_due: bool,
-    pub changed: bool,
-    /// Whether the database has a row for it.
-    pub stored: bool,
-}
-
-impl PeriodUsage {
-    pub fn new(period: Period) -> Self {
-        Self {
-            period,
-            total: Decimal::ZERO,
-            reserved: Decimal::ZERO,
-            events: 0,
-            last: None,
-            alerted: 0,
-            quota_adjustment: Decimal::ZERO,
-            raised: Vec::new(),
-            grace: None,
-            pending: Vec::new(),
-            took_due: false,
-            changed: false,
-            stored: false,
-        }
-    }
-
-    /// The total including reservations.
-    pub fn used(&self) -> Decimal {
-        self.total + self.reserved
-    }
-
-    /// The policy of this period, if the account's is `policy`.
-    pub fn policy(&self, policy: QuotaPolicy) -> QuotaPolicy {
-        policy.adjusted(self.quota_adjustment)
-    }
-}
 
 /// An organization's account of a metric.
 #[derive(Debug, Clone)]
@@ -245,7 +165,12 @@ impl Account {
         occurred: Timestamp,
     ) -> Result<Period, UsageRejection> {
         match self.periods.get(&period_start).map(|usage| usage.period) {
-            Some(period) => self.add(period, id, quantity, occurred).map(|()| period),
+            Some(period) => {
+                self.add(period, id, quantity, occurred)?;
+                let (policy, grace_hours, now) = (self.policy()?, self.grace_hours, self.now);
+                self.usage_in(period).start_grace(policy, grace_hours, now);
+                Ok(period)
+            }
             None => self.count(id, quantity, occurred),
         }
     }
@@ -318,12 +243,12 @@ impl Account {
             .filter(|wanted| *wanted <= MAX_TOTAL)
             .ok_or(UsageRejection::TotalTooLarge)?;
         let decision = quota::decide(&policy, used, wanted, grace_of(usage), grace_hours, now);
-        // Without consumption no grace period starts, but an expired one ends.
-        if consume || matches!(decision, Decision::GraceExpired { .. }) {
-            usage.apply_grace(decision);
-        }
         if consume && decision.allowed() {
             self.add(period, id, quantity, now)?;
+        }
+        // Without consumption no grace period starts, but an expired one ends.
+        if consume || matches!(decision, Decision::GraceExpired { .. }) {
+            self.usage_in(period).apply_grace(decision, policy.quota);
         }
         Ok(self.decided(period, decision, policy))
     }
@@ -341,12 +266,88 @@ impl Account {
             .filter(|wanted| *wanted <= MAX_TOTAL)
             .ok_or(UsageRejection::TotalTooLarge)?;
         let decision = quota::decide(&policy, used, wanted, grace_of(usage), grace_hours, now);
-        usage.apply_grace(decision);
+        usage.apply_grace(decision, policy.quota);
         if decision.allowed() {
             usage.reserved += quantity;
             usage.changed = true;
         }
         Ok(self.decided(period, decision, policy))
+    }
+
+    /// Decides what is counted of a hold of which `used` was used. What it covers is; the
+    /// rest as a check would decide. The hold itself is released by the caller.
+    pub fn confirm(&mut self, hold: &Hold, used: Decimal) -> Result<Confirmed, UsageRejection> {
+        let policy = self.policy()?;
+        let (grace_hours, now) = (self.grace_hours, self.now);
+        let held_in = self.periods.get(&hold.period_start);
+        let period = match held_in.filter(|usage| !usage.is_invoiced(now)) {
+            Some(usage) => usage.period,
+            // What an invoiced period counts is billed to nobody.
+            None => self.open()?,
+        };
+        let held_here = if period.start_secs() == hold.period_start {
+            hold.quantity
+        } else {
+            Decimal::ZERO
+        };
+        let usage = self.usage_in(period);
+        let policy = usage.policy(policy);
+        // With the hold, wherever it is: it was admitted.
+        let covered = usage.used() - held_here + hold.quantity;
+        let wanted = (usage.used() - held_here)
+            .checked_add(used)
+            .filter(|wanted| *wanted <= MAX_TOTAL)
+            .ok_or(UsageRejection::TotalTooLarge)?;
+        let decision = if used <= hold.quantity {
+            Decision::Within
+        } else {
+            quota::decide(&policy, covered, wanted, grace_of(usage), grace_hours, now)
+        };
+        let counted = if decision.allowed() {
+            used
+        } else {
+            hold.quantity
+        };
+        self.add(period, &hold.name, counted, now)?;
+        let whole = self.policy()?;
+        self.usage_in(period).start_grace(whole, grace_hours, now);
+        if period.end_secs() > now.as_second() && !decision.allowed() {
+            self.usage_in(period).apply_grace(decision, policy.quota);
+        }
+        let mut decided = self.decided(period, decision, policy);
+        decided.usage -= held_here;
+        Ok(Confirmed {
+            counted,
+            period,
+            decided,
+        })
+    }
+
+    /// The total of a period, as text.
+    pub fn total_in(&self, period_start: i64) -> Option<String> {
+        let usage = self.periods.get(&period_start)?;
+        Some(usage.total.normalize().to_string())
+    }
+
+    /// Takes a use out of its period, while that is open. A grace period that it caused,
+    /// and that nothing else needs, ends.
+    pub fn take_back(
+        &mut self,
+        period_start: i64,
+        quantity: Decimal,
+    ) -> Result<(), UsageRejection> {
+        let policy = self.policy()?;
+        let now = self.now;
+        let usage = self.periods.get_mut(&period_start);
+        let usage = usage.ok_or(UsageRejection::Invoiced)?;
+        if usage.is_invoiced(now) || usage.total < quantity {
+            return Err(UsageRejection::Invoiced);
+        }
+        usage.total -= quantity;
+        usage.changed = true;
+        let quota = usage.policy(policy).quota;
+        usage.end_covered_grace(quota, now);
+        Ok(())
     }
 
     /// Releases a reservation.
@@ -430,69 +431,6 @@ impl Account {
             period,
             duplicate: false,
         }
-    }
-}
-
-/// The grace period to decide by. One that ended early resumes when the quota is
-/// exceeded again.
-fn grace_of(usage: &PeriodUsage) -> Option<GracePeriod> {
-    usage.grace.map(|grace| grace.period)
-}
-
-impl PeriodUsage {
-    /// Starts a grace period if recorded usage exceeds the quota, even where a
-    /// check would not have allowed it; never in a period that has ended.
-    fn start_grace(&mut self, policy: QuotaPolicy, grace_hours: u32, now: Timestamp) {
-        if self.period.end_secs() <= now.as_second() {
-            return;
-        }
-        let policy = QuotaPolicy {
-            grace_max: None,
-            ..self.policy(policy)
-        };
-        let (before, wanted) = (Decimal::ZERO, self.used());
-        let decision = quota::decide(&policy, before, wanted, grace_of(self), grace_hours, now);
-        self.apply_grace(decision);
-    }
-
-    /// Applies a decision to the grace period.
-    fn apply_grace(&mut self, decision: Decision) {
-        match (decision, &mut self.grace) {
-            (
-                Decision::InGrace {
-                    grace,
-                    starts: true,
-                },
-                none,
-            ) => {
-                *none = Some(Grace {
-                    period: grace,
-                    ended: false,
-                    change: Some(GraceChange::Started),
-                });
-            }
-            (Decision::InGrace { .. }, Some(grace)) if grace.ended => {
-                grace.ended = false;
-                grace.change = Some(GraceChange::Resumed);
-            }
-            (Decision::GraceExpired { .. }, Some(grace)) if !grace.ended => {
-                grace.ended = true;
-                grace.change = Some(GraceChange::Expired);
-            }
-            _ => {}
-        }
-    }
-
-    /// Raises alerts for thresholds that were not reached before.
-    fn raise_alerts(&mut self, quota: Option<Decimal>) {
-        let reached = quota.and_then(|quota| quota::threshold_reached(self.total, quota));
-        let Some(reached) = reached.filter(|reached| *reached > self.alerted) else {
-            return;
-        };
-        let new = |threshold: &u8| *threshold > self.alerted && *threshold <= reached;
-        let new = quota::ALERT_THRESHOLDS.into_iter().filter(new);
-        self.raised.extend(new);
-        self.alerted = reached;
     }
 }
 

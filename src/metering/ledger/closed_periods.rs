@@ -16,6 +16,7 @@ use crate::catalogue::Aggregation;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClosedPeriod {
     pub organization_id: Uuid,
+    pub subscription_id: String,
     /// When its subscription began.
     pub created: i64,
     pub start: i64,
@@ -118,10 +119,12 @@ pub(super) async fn correct(
                     store::move_usage(conn, at(row.start), period, None, aggregation).await?;
                 }
                 Correction::Settle => {
-                    let price = closed.price_of(account.metric);
                     store::set_end(conn, at(closed.start), closed.end, closed.at_once, true)
                         .await?;
-                    store::bill_by(conn, at(closed.start), price).await?;
+                    if let Some(price) = closed.price_of(account.metric) {
+                        let subscription = Some(&*closed.subscription_id);
+                        store::bill_by(conn, at(closed.start), price, subscription).await?;
+                    }
                     store::mark_late(conn, at(closed.start), closed.ours).await?;
                     store::count_late(conn, at(closed.start), aggregation).await?;
                 }

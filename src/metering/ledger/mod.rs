@@ -6,6 +6,7 @@
 
 mod account;
 mod closed_periods;
+mod holds;
 mod period_changes;
 mod queue;
 mod rejection;
@@ -14,6 +15,7 @@ mod reservation_expiry;
 mod scheduled_levels;
 mod set_aside;
 pub(in crate::metering) mod store;
+mod take_back;
 mod transaction;
 mod writer;
 
@@ -32,6 +34,8 @@ use crate::telemetry::metrics;
 use crate::telemetry::seldom::Seldom;
 pub use account::{Account, QuotaDecision};
 pub use closed_periods::ClosedPeriod;
+use holds::Settling;
+pub use holds::{Hold, HoldOutcome, NewHold, Settled, hold_id};
 use jiff::Timestamp;
 pub use period_changes::{close, rebook};
 use queue::{Queue, Rejection, Responder};
@@ -39,7 +43,8 @@ pub use rejection::UsageRejection;
 pub use reservation_expiry::release_expired;
 pub use scheduled_levels::take_due;
 use set_aside::Aside;
-pub use store::{Renewed, rehearse, renew_reservations};
+pub use store::{Renewed, Taken, rehearse, renew_reservations};
+pub use take_back::{TakeBack, audit_actions};
 use writer::{Committer, Patience, Writer};
 
 /// A usage event as submitted by the client.
@@ -77,6 +82,14 @@ pub(super) enum Op {
         reservation: Reservation,
         used: bool,
     },
+    /// Hold a use under an id of the product's.
+    Hold {
+        id: Uuid,
+        hold: NewHold,
+    },
+    SettleHold(Box<Settling>),
+    /// Take back a use that was counted by mistake.
+    TakeBack(Box<TakeBack>),
 }
 
 /// A question about a use.
@@ -130,6 +143,11 @@ pub(super) enum Reply {
     Granted(QuotaDecision, FeatureValue),
     Rejected(UsageRejection),
     Settled,
+    /// `None`: it is not allowed.
+    Held(QuotaDecision, Option<Hold>),
+    /// As it is settled, or still holds.
+    HoldSettled(Box<Hold>, Option<QuotaDecision>),
+    TakenBack(Taken),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

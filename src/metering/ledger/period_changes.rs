@@ -101,7 +101,7 @@ pub async fn rebook(
             };
             if is_free(current, row, resumed, account) {
                 row.free = true;
-                store::bill_by(conn, total, Some(store::FREE)).await?;
+                store::bill_by(conn, total, store::FREE, None).await?;
             }
             apply(conn, account, current, total, row).await?;
         }

@@ -50,6 +50,10 @@ impl Load {
         let (events, bytes) = match op {
             Op::Record(events) => (events.len(), events.iter().map(event).sum()),
             Op::Check(question) => (1, event(&question.event)),
+            Op::Hold { hold, .. } => (1, hold.name.capacity() + hold.metric.capacity()),
+            // A hold that is settled has its name three times.
+            Op::SettleHold(settling) => (1, 3 * settling.hold.name.capacity()),
+            Op::TakeBack(use_) => (1, use_.event_id.capacity()),
             Op::Reserve { .. } | Op::TakeDue { .. } | Op::Settle { .. } => (1, 0),
         };
         Self {
@@ -182,7 +186,7 @@ impl Queue {
     ) -> Result<oneshot::Receiver<Result<Reply, LedgerError>>, Rejection> {
         let load = Load::of(&op);
         // A reservation is settled whatever else its organization sends.
-        let is_bounded = !matches!(op, Op::Settle { .. });
+        let is_bounded = !matches!(op, Op::Settle { .. } | Op::SettleHold(_));
         let mut state = self.state();
         state.acquire(organization_id, load, is_bounded)?;
         let (answer, answered) = oneshot::channel();

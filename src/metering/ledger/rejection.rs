@@ -16,6 +16,18 @@ pub enum UsageRejection {
     NoQuota,
     #[error("this id was used before with different content")]
     IdReused,
+    #[error("the use of this id was taken back, and is not counted again; a new use has a new id")]
+    TakenBack,
+    #[error(
+        "this id was used for another reservation, or for one that is settled; a new reservation \
+         has a new id"
+    )]
+    HoldIdReused,
+    #[error(
+        "the use lies in a billing period that is closed, or was charged already; credit it in \
+         Stripe instead"
+    )]
+    Invoiced,
     #[error("the billing period cannot be determined")]
     NoPeriod,
     #[error("neither the plan nor an override includes the feature")]

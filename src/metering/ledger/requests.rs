@@ -27,6 +27,9 @@ pub fn touched(request: &QueuedRequest) -> BTreeSet<Key> {
         Op::Check(question) => [question.event.metric.as_str()].into(),
         Op::Reserve { metric, .. } | Op::TakeDue { metric } => [metric.as_str()].into(),
         Op::Settle { reservation, .. } => [reservation.metric.as_str()].into(),
+        Op::Hold { hold, .. } => [hold.metric.as_str()].into(),
+        Op::SettleHold(settling) => [settling.hold.metric.as_str()].into(),
+        Op::TakeBack(taken) => [taken.metric.as_str()].into(),
     };
     let key = |metric: &str| (request.organization_id, metric.to_owned());
     metrics.into_iter().map(key).collect()
@@ -64,7 +67,8 @@ pub fn named_events<'a>(
     for request in requests {
         let events = match &request.op {
             Op::Record(events) => events.as_slice(),
-            Op::Check(question) if question.named => std::slice::from_ref(&question.event),
+            // One without a name of its own came before only if an answer was lost.
+            Op::Check(question) if question.consume => std::slice::from_ref(&question.event),
             Op::Settle {
                 reservation,
                 used: true,
@@ -72,9 +76,33 @@ pub fn named_events<'a>(
                 .get(&reservation.id)
                 .map(std::slice::from_ref)
                 .unwrap_or_default(),
+            Op::SettleHold(settling) => settling.event().map(std::slice::from_ref).unwrap_or(&[]),
             _ => &[],
         };
         named.extend(events.iter().map(|event| (request.organization_id, event)));
     }
     named
+}
+
+/// The holds that are made or settled, by organization and id.
+pub fn hold_ids(requests: &[QueuedRequest]) -> (Vec<Uuid>, Vec<Uuid>) {
+    let of_request = |request: &QueuedRequest| match &request.op {
+        Op::Hold { id, .. } => Some((request.organization_id, *id)),
+        Op::SettleHold(settling) => Some((request.organization_id, settling.hold.id)),
+        _ => None,
+    };
+    requests.iter().filter_map(of_request).unzip()
+}
+
+/// The uses that are to be taken back, by organization and event.
+pub fn taken_back(requests: &[QueuedRequest]) -> (Vec<Uuid>, Vec<&str>) {
+    let of_request = |request| match request {
+        &QueuedRequest {
+            organization_id,
+            op: Op::TakeBack(ref taken),
+            ..
+        } => Some((organization_id, taken.event_id.as_str())),
+        _ => None,
+    };
+    requests.iter().filter_map(of_request).unzip()
 }

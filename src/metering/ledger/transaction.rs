@@ -1,5 +1,8 @@
 //! One group of requests: one transaction.
 
+mod holds;
+mod take_back;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rust_decimal::Decimal;
@@ -10,13 +13,14 @@ use uuid::Uuid;
 
 use billing_domain::grace_period::EndReason;
 
-use super::account::{Account, GraceChange, PeriodUsage};
+use super::account::{Account, GraceChange, PeriodUsage, QuotaDecision};
 use super::queue::QueuedRequest;
-use super::requests::{Key, Settled, featured, keys, named_events, settled_events};
-use super::store::{self, ReservationRow, Writes};
+use super::requests::{Key, Settled, featured, keys, settled_events};
+use super::store::{self, Holds, ReservationRow, Taken, Writes};
 use super::{Item, NewEvent, Op, Question, Reply, Reservation, Rules, UsageRejection};
 use crate::audit::{self, Actor, Appended, LockedChains, NewEntry};
 use crate::telemetry::metrics;
+pub use holds::Confirmed;
 
 /// What an attempt does beyond what most groups need.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +32,8 @@ pub struct Mode {
     with_audit: BTreeSet<Uuid>,
     /// Wait for accounts that another session holds.
     waits: bool,
+    /// The group may have been committed by an attempt whose answer was lost.
+    may_be_committed: bool,
 }
 
 impl Mode {
@@ -36,6 +42,12 @@ impl Mode {
             waits,
             ..Self::default()
         }
+    }
+
+    /// What was committed is found by its ids, those that only we know included.
+    pub fn follows_a_lost_answer(&mut self) {
+        self.look_up = true;
+        self.may_be_committed = true;
     }
 }
 
@@ -64,28 +76,25 @@ pub async fn attempt(
             return Ok(Attempt::Held(held));
         }
     };
-    let held = take_reservations(conn, requests).await?;
+    let held = take_reservations(conn, requests, mode.may_be_committed).await?;
     let featured = featured(requests, &keys);
     let accounts =
         store::read_featured(conn, &keys, &featured, &rules.catalogue, rules.grace_hours).await?;
     let settled = settled_events(requests);
-    let named = match mode.look_up {
-        true => named_events(requests, &settled),
-        false => Vec::new(),
-    };
     let names = keys.iter().map(|(id, metric)| (*id, metric.as_str()));
     let mut group = Group {
         accounts: names.zip(accounts).collect(),
         held,
+        holds: Holds::new(),
+        takeable: HashMap::new(),
+        entries: Vec::new(),
         settled: &settled,
         known: HashMap::new(),
         new: HashMap::new(),
         writes: Writes::default(),
         denied_an_id: false,
     };
-    if mode.look_up {
-        group.known = store::known(conn, &named).await?;
-    }
+    group.look_up(conn, requests, mode).await?;
     let replies: Vec<Reply> = requests
         .iter()
         .map(|request| group.reply(request))
@@ -99,7 +108,8 @@ pub async fn attempt(
         }));
     }
     group.note_changes();
-    let entries = group.audit_entries();
+    let mut entries = group.audit_entries();
+    entries.append(&mut group.entries);
     let mut audited = mode.with_audit.clone();
     audited.extend(entries.iter().map(|entry| entry.organization_id));
     if audited.len() > mode.with_audit.len() {
@@ -110,7 +120,7 @@ pub async fn attempt(
         }));
     }
     if !store::write(conn, &group.writes).await? {
-        // An id is already stored. The next attempt looks up which request has it.
+        // An id is already stored, or a hold settled. The next attempt looks up which.
         conn.execute("ROLLBACK").await?;
         return Ok(Attempt::Again(Mode {
             look_up: true,
@@ -160,12 +170,15 @@ async fn lock(
     }
 }
 
+/// Takes the reservations that are settled, and those that this very group may have made.
 async fn take_reservations(
     conn: &mut PgConnection,
     requests: &[QueuedRequest],
+    made: bool,
 ) -> Result<HashMap<Uuid, ReservationRow>, sqlx::Error> {
     let settled = requests.iter().filter_map(|request| match &request.op {
         Op::Settle { reservation, .. } => Some((request.organization_id, reservation.id)),
+        Op::Reserve { id, .. } if made => Some((request.organization_id, *id)),
         _ => None,
     });
     let (organizations, ids): (Vec<Uuid>, Vec<Uuid>) = settled.unzip();
@@ -179,9 +192,15 @@ async fn take_reservations(
 /// a thousand events.
 struct Group<'a> {
     accounts: BTreeMap<(Uuid, &'a str), Account>,
-    /// The reservations that are settled.
+    /// The reservations that were taken.
     held: HashMap<Uuid, ReservationRow>,
     settled: &'a Settled,
+    /// Holds that were read under the lock, and those that this group made or settled.
+    holds: Holds,
+    /// Uses that are to be taken back.
+    takeable: HashMap<(Uuid, &'a str), Taken>,
+    /// What is entered in the audit log besides graces.
+    entries: Vec<NewEntry>,
     /// Ids that were there, and the events of the group with the same content.
     known: store::Known<'a>,
     /// Ids that came in this group.
@@ -214,6 +233,9 @@ impl<'a> Group<'a> {
             // It was done when the account was read.
             Op::TakeDue { .. } => Reply::Settled,
             Op::Settle { reservation, used } => self.settle(reservation, *used),
+            Op::Hold { id, hold } => self.hold(organization_id, *id, hold),
+            Op::SettleHold(settling) => self.settle_hold(organization_id, settling),
+            Op::TakeBack(asked) => self.take_back(organization_id, asked),
         }
     }
 
@@ -222,14 +244,23 @@ impl<'a> Group<'a> {
         let id = (organization_id, event.id.as_str());
         match self.new.get(&id) {
             Some(first) => Some(*first == event),
-            None => self.known.get(&id).map(|same| same.contains(&event)),
+            None => self.known.get(&id).map(|known| known.same.contains(&event)),
+        }
+    }
+
+    /// Why an id that came before with another content cannot be used.
+    fn reused(&self, organization_id: Uuid, event: &NewEvent) -> UsageRejection {
+        let known = self.known.get(&(organization_id, event.id.as_str()));
+        match known {
+            Some(known) if known.taken_back => UsageRejection::TakenBack,
+            _ => UsageRejection::IdReused,
         }
     }
 
     fn record(&mut self, organization_id: Uuid, event: &'a NewEvent) -> Item {
         match self.before(organization_id, event) {
             Some(true) => return Item::Duplicate,
-            Some(false) => return Item::Rejected(UsageRejection::IdReused),
+            Some(false) => return Item::Rejected(self.reused(organization_id, event)),
             None => {}
         }
         let account = self.account(organization_id, &event.metric);
@@ -277,13 +308,17 @@ impl<'a> Group<'a> {
             ..
         } = question;
         let (consume, named) = (*consume, *named);
-        if consume && named {
+        if consume {
             match self.before(organization_id, event) {
                 Some(true) => {
                     let again = self.account(organization_id, &event.metric).again();
-                    return again.map_or_else(Reply::Rejected, Reply::Decided);
+                    let counted = again.map(|decided| QuotaDecision {
+                        duplicate: named,
+                        ..decided
+                    });
+                    return counted.map_or_else(Reply::Rejected, Reply::Decided);
                 }
-                Some(false) => return Reply::Rejected(UsageRejection::IdReused),
+                Some(false) => return Reply::Rejected(self.reused(organization_id, event)),
                 None => {}
             }
         }
@@ -314,8 +349,12 @@ impl<'a> Group<'a> {
         quantity: Decimal,
         ttl_secs: u32,
     ) -> Reply {
+        let made = self.held.remove(&id);
         let account = self.account(organization_id, metric);
         let now = account.now;
+        if let Some(made) = made {
+            account.release(made.period_start, made.quantity);
+        }
         match account.reserve(quantity) {
             Ok(decided) => {
                 if decided.decision.allowed() {
@@ -396,6 +435,7 @@ impl<'a> Group<'a> {
             let (action, reason) = match change {
                 GraceChange::Started | GraceChange::Resumed => ("grace_period_started", None),
                 GraceChange::Expired => ("grace_period_ended", Some(EndReason::Expired)),
+                GraceChange::TakenBack => ("grace_period_ended", Some(EndReason::QuotaRaised)),
             };
             Some(NewEntry {
                 organization_id: *organization_id,

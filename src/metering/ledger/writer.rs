@@ -24,6 +24,8 @@ use crate::telemetry::seldom::Seldom;
 const SILENCE: Duration = Duration::from_secs(6);
 /// How long an account that was found held is taken for held.
 const HELD: Duration = Duration::from_millis(100);
+/// How often a group is attempted: it may need what only an attempt shows.
+const ATTEMPTS: u32 = 16;
 
 /// How long a group waits for a lock.
 #[derive(Debug, Clone, Copy)]
@@ -145,16 +147,23 @@ impl Committer {
     /// Counts a group; `waits`: also for accounts that another session holds.
     pub async fn commit(&mut self, requests: &[QueuedRequest], waits: bool) -> Committed {
         let mut mode = Mode::of(waits);
+        let mut attempts = 0;
         loop {
+            attempts += 1;
             let mut batch = Transaction {
                 rules: &self.rules,
                 requests,
-                mode: &mode,
+                mode: mode.clone(),
             };
             match self.session.commit(&mut batch).await {
                 Ok(Attempt::Done(replies)) => return Committed::Answered(Ok(replies)),
                 Ok(Attempt::Held(keys)) => return Committed::Held(keys),
-                Ok(Attempt::Again(wanted)) => mode = wanted,
+                Ok(Attempt::Again(wanted)) if attempts < ATTEMPTS => mode = wanted,
+                Ok(Attempt::Again(_)) => {
+                    let error = sqlx::Error::Protocol("a group needs ever more".to_owned());
+                    self.tell(&error, requests);
+                    return Committed::Spoiled;
+                }
                 Err(Failure::TimedOut(_)) => return self.whom_it_waited_for(requests).await,
                 Err(Failure::Refused(error)) => {
                     db::disk::Writer::Ledger.note(&error);
@@ -214,14 +223,18 @@ impl Committer {
 struct Transaction<'a> {
     rules: &'a Rules,
     requests: &'a [QueuedRequest],
-    mode: &'a Mode,
+    mode: Mode,
 }
 
 impl Batch for Transaction<'_> {
     type Reply = Attempt;
 
     async fn write(&mut self, conn: &mut PgConnection) -> Result<Attempt, sqlx::Error> {
-        transaction::attempt(conn, self.rules, self.requests, self.mode).await
+        transaction::attempt(conn, self.rules, self.requests, &self.mode).await
+    }
+
+    fn may_be_committed(&mut self) {
+        self.mode.follows_a_lost_answer();
     }
 }
 

@@ -117,8 +117,16 @@ pub async fn apply_catalogue(
         // all organizations.
         for chunk in organizations.chunks(500) {
             let mut tx = WorkerTx::begin(pool).await?;
-            let refreshed = store::refresh(tx.conn(), chunk, assigned).await?;
+            let (chains, unlocked) = audit::lock_free_chains(tx.conn(), chunk).await?;
+            let unlocked: Vec<Uuid> = unlocked.into_iter().collect();
+            let refreshed = store::refresh(tx.conn(), chunk, &unlocked, assigned).await?;
+            let ended =
+                grace::end_covered(tx.conn(), &refreshed.organizations, EndReason::QuotaRaised)
+                    .await?;
+            let entries: Vec<NewEntry> = ended.iter().map(|one| one.entry(Actor::System)).collect();
+            audit::record(&mut tx, &chains, &entries).await?;
             tx.commit().await?;
+            grace::count(&ended);
             applied.changed += refreshed.changed;
             applied.skipped += refreshed.skipped;
         }

@@ -1,5 +1,6 @@
 //! SQL for quotas and their overrides.
 
+mod held;
 mod seats;
 mod versions;
 
@@ -10,13 +11,14 @@ use sqlx::PgConnection;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::AppliedCatalogue;
 use crate::audit;
-use crate::catalogue::{Bought, Catalogue, Interval, OverLimit, Plan, ceiling_text};
+use crate::catalogue::{Catalogue, OverLimit};
 use crate::db::TenantTx;
 use crate::features;
 use crate::metering::reports;
 use crate::server::number::Number;
+use held::Columns;
+pub use held::{Assigned, HeldPlan};
 pub use seats::{are_fewer_seats, hold_seats, release_seats, seats_used};
 pub use versions::{adopt_oldest, adopt_prices, behind, held_plans, set_version};
 
@@ -89,16 +91,11 @@ pub async fn list(
     organization_id: Uuid,
 ) -> Result<Vec<QuotaRow>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"SELECT q.metric, CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END AS quota,
-                  -- An operator's overage without a rate, as after a change of plan, would be
-                  -- free use.
-                  coalesce(CASE WHEN v.over_limit <> 'overage' OR q.overage_rate IS NOT NULL THEN v.over_limit END,
-                           q.over_limit) AS "over_limit!",
-                  CASE WHEN coalesce(v.over_limit, q.over_limit) = 'overage'
-                        AND NOT coalesce(v.unlimited, q.unlimited) THEN q.overage_rate END
+        r#"SELECT q.metric AS "metric!", q.quota, q.over_limit AS "over_limit!",
+                  CASE WHEN q.over_limit = 'overage' AND NOT q.unlimited THEN q.overage_rate END
                     AS overage_rate,
-                  q.plan_tier, v.metric IS NOT NULL AS "overridden!",
-                  v.over_limit IS NULL AND q.over_limit = 'overage' AND coalesce((
+                  q.plan_tier AS "plan_tier!", q.overridden AS "overridden!",
+                  q.over_limit_override IS NULL AND q.over_limit = 'overage' AND coalesce((
                     SELECT s.status = 'trialing' AND s.default_payment_method_id IS NULL
                            AND s.collection_method IS DISTINCT FROM 'send_invoice'
                            AND NOT EXISTS (SELECT FROM billing_payment_methods m
@@ -110,9 +107,7 @@ pub async fn list(
                      ORDER BY s.plan_tier IS NOT DISTINCT FROM q.plan_tier DESC,
                               s.stripe_created_at DESC NULLS LAST, s.stripe_subscription_id DESC
                      LIMIT 1), false) AS "unpaid_trial!"
-             FROM usage_quotas q
-             LEFT JOIN usage_quota_overrides v
-               ON v.organization_id = q.organization_id AND v.metric = q.metric
+             FROM effective_usage_quotas q
             WHERE q.organization_id = $1 ORDER BY q.metric"#,
         organization_id
     )
@@ -175,84 +170,6 @@ pub async fn remove_override(tx: &mut TenantTx, metric: &str) -> Result<(), sqlx
     Ok(())
 }
 
-/// What organizations hold of a plan, but for their seats.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct HeldPlan {
-    pub plan_tier: String,
-    /// `None` for organizations without a subscription, which have what is sold now.
-    pub plan_version: Option<i32>,
-    pub plan_currency: Option<String>,
-    pub plan_interval: Option<String>,
-}
-
-impl HeldPlan {
-    /// A version of a plan, as it was bought.
-    pub fn of(tier: &str, version: Option<i32>, bought: &Bought) -> Self {
-        Self {
-            plan_tier: tier.to_owned(),
-            plan_version: version,
-            plan_currency: bought.currency.clone(),
-            plan_interval: bought.interval.map(|one| one.as_str().to_owned()),
-        }
-    }
-
-    /// Its terms, as they are paid.
-    pub fn terms(&self, catalogue: &Catalogue) -> Option<Plan> {
-        let terms = catalogue.terms(&self.plan_tier, self.plan_version)?;
-        let interval = Interval::of(self.plan_interval.as_deref(), None);
-        Some(terms.paid_in(self.plan_currency.as_deref(), interval))
-    }
-}
-
-/// A plan with its terms, as organizations hold it.
-#[derive(Debug, Clone, Copy)]
-pub struct Assigned<'a> {
-    pub plan: &'a Plan,
-    pub held: &'a HeldPlan,
-}
-
-impl Assigned<'_> {
-    /// The metric whose limit is the seats that an organization has bought, and the
-    /// fewest that are sold.
-    fn seats(&self) -> (Option<&str>, Option<i32>) {
-        let seats = self.plan.licensed_seats();
-        let seats = seats.map(|seats| {
-            let fewest = i32::try_from(seats.fewest()).unwrap_or(i32::MAX);
-            (seats.metric.as_str(), fewest)
-        });
-        seats.unzip()
-    }
-}
-
-/// A plan's quotas as columns.
-struct Columns<'a> {
-    metrics: Vec<&'a str>,
-    limits: Vec<Option<Decimal>>,
-    kinds: Vec<&'static str>,
-    rates: Vec<Option<Decimal>>,
-    ceilings: Vec<Option<String>>,
-}
-
-impl<'a> Columns<'a> {
-    fn of(plan: &'a Plan) -> Self {
-        let mut columns = Self {
-            metrics: vec![],
-            limits: vec![],
-            kinds: vec![],
-            rates: vec![],
-            ceilings: vec![],
-        };
-        for (metric, quota) in &plan.quotas {
-            columns.metrics.push(metric.as_str());
-            columns.limits.push(quota.quota);
-            columns.kinds.push(quota.over_limit.as_str());
-            columns.rates.push(quota.overage_rate);
-            columns.ceilings.push(quota.grace_max.map(ceiling_text));
-        }
-        columns
-    }
-}
-
 /// The organizations on a plan whose quotas or features differ from its terms.
 pub async fn differing(
     conn: &mut PgConnection,
@@ -265,18 +182,19 @@ pub async fn differing(
              SELECT o.id, o.plan_seats FROM organizations o
               WHERE o.plan_tier = $1 AND o.plan_version IS NOT DISTINCT FROM $2
                 AND o.plan_currency IS NOT DISTINCT FROM $11
-                AND o.plan_interval IS NOT DISTINCT FROM $12)
+                AND o.plan_interval IS NOT DISTINCT FROM $12 AND o.plan_addons = $15)
            SELECT DISTINCT o.id AS "id!"
              FROM held o
-            CROSS JOIN unnest($3::text[], $4::numeric[], $5::text[], $6::numeric[], $9::text[])
-               AS t(metric, quota, kind, rate, ceiling)
+            CROSS JOIN unnest($3::text[], $4::numeric[], $5::text[], $6::numeric[], $9::text[],
+                              $16::numeric[], $17::boolean[])
+               AS t(metric, quota, kind, rate, ceiling, added, freed)
              LEFT JOIN usage_quotas q ON q.organization_id = o.id AND q.metric = t.metric
             WHERE (q.plan_tier, q.quota, q.over_limit, q.overage_rate, q.plan_version, q.currency,
-                   q.plan_interval, q.grace_max)
+                   q.plan_interval, q.grace_max, q.added_quota, q.added_unlimited)
                   IS DISTINCT FROM
                   ($1, CASE WHEN t.metric = $13::text THEN coalesce(o.plan_seats, $14::integer)
                             ELSE t.quota END,
-                   t.kind, t.rate, $2::integer, $7, $8, t.ceiling)
+                   t.kind, t.rate, $2::integer, $7, $8, t.ceiling, t.added, t.freed)
            UNION
            SELECT o.id FROM held o
             WHERE (SELECT coalesce(jsonb_object_agg(f.feature, f.value), '{}')
@@ -295,7 +213,10 @@ pub async fn differing(
         assigned.held.plan_currency,
         assigned.held.plan_interval,
         seats,
-        fewest
+        fewest,
+        json!(assigned.held.plan_addons),
+        &columns.added,
+        &columns.freed
     )
     .fetch_all(conn)
     .await
@@ -324,24 +245,38 @@ pub async fn lock_free(
     .await
 }
 
-/// Updates the quotas of those of `organizations` that are still on the plan.
+/// What became of organizations whose quotas differ from their terms.
+pub struct Refreshed {
+    /// Whose quotas are those of their terms now.
+    pub organizations: Vec<Uuid>,
+    /// Quotas and features that differed.
+    pub changed: u64,
+    /// Organizations that another transaction holds.
+    pub skipped: usize,
+}
+
+/// Updates the quotas of those of `organizations` that are still on the plan, and
+/// `unlocked`: their audit chains are locked.
 pub async fn refresh(
     conn: &mut PgConnection,
     organizations: &[Uuid],
+    unlocked: &[Uuid],
     assigned: Assigned<'_>,
-) -> Result<AppliedCatalogue, sqlx::Error> {
+) -> Result<Refreshed, sqlx::Error> {
     // The lock keeps a concurrent plan change from being undone. Organizations
     // locked by another transaction are skipped so that the rest need not wait.
     let free = sqlx::query_scalar!(
         "SELECT id FROM organizations
           WHERE id = ANY($1) AND plan_tier = $2 AND plan_version IS NOT DISTINCT FROM $3
             AND plan_currency IS NOT DISTINCT FROM $4 AND plan_interval IS NOT DISTINCT FROM $5
+            AND plan_addons = $6
           ORDER BY id FOR NO KEY UPDATE SKIP LOCKED",
-        organizations,
+        unlocked,
         assigned.plan.tier,
         assigned.held.plan_version,
         assigned.held.plan_currency,
-        assigned.held.plan_interval
+        assigned.held.plan_interval,
+        json!(assigned.held.plan_addons)
     )
     .fetch_all(&mut *conn)
     .await?;
@@ -350,22 +285,25 @@ pub async fn refresh(
         r#"SELECT count(*) AS "count!" FROM organizations
             WHERE id = ANY($1) AND plan_tier = $2 AND plan_version IS NOT DISTINCT FROM $4
               AND plan_currency IS NOT DISTINCT FROM $5
-              AND plan_interval IS NOT DISTINCT FROM $6 AND NOT id = ANY($3)"#,
+              AND plan_interval IS NOT DISTINCT FROM $6 AND plan_addons = $7
+              AND NOT id = ANY($3)"#,
         organizations,
         assigned.plan.tier,
         &still,
         assigned.held.plan_version,
         assigned.held.plan_currency,
-        assigned.held.plan_interval
+        assigned.held.plan_interval,
+        json!(assigned.held.plan_addons)
     )
     .fetch_one(&mut *conn)
     .await?;
     reports::keep_terms(conn, &still).await?;
     let features = features::assign(conn, &still, assigned.plan).await?;
     audit::count_unentered(conn, &still).await?;
-    Ok(AppliedCatalogue {
+    Ok(Refreshed {
         changed: set_quotas(conn, &still, assigned).await? + features,
         skipped: usize::try_from(left).unwrap_or(usize::MAX),
+        organizations: still,
     })
 }
 
@@ -384,7 +322,8 @@ pub async fn set_plan(
     reports::keep_terms(conn, &organizations).await?;
     sqlx::query!(
         "UPDATE organizations o SET plan_tier = $3, plan_version = $4, plan_currency = $5,
-                plan_interval = $6, plan_seats = holder.seats, updated_at = now()
+                plan_interval = $6, plan_seats = holder.seats, plan_addons = $7,
+                updated_at = now()
            FROM unnest($1::uuid[], $2::integer[]) AS holder(id, seats)
           WHERE o.id = holder.id",
         &organizations,
@@ -392,7 +331,8 @@ pub async fn set_plan(
         held.plan_tier,
         held.plan_version,
         held.plan_currency,
-        held.plan_interval
+        held.plan_interval,
+        json!(held.plan_addons)
     )
     .execute(&mut *conn)
     .await?;
@@ -422,11 +362,14 @@ async fn set_quotas(
     let (seats, fewest) = assigned.seats();
     sqlx::query!(
         "INSERT INTO usage_quotas (organization_id, metric, plan_tier, unlimited, quota, over_limit,
-                                   overage_rate, plan_version, currency, plan_interval, grace_max)
-         SELECT o.id, t.metric, $2, l.quota IS NULL, l.quota, kind, rate, $7, $8, $9, ceiling
+                                   overage_rate, plan_version, currency, plan_interval, grace_max,
+                                   added_quota, added_unlimited)
+         SELECT o.id, t.metric, $2, l.quota IS NULL, l.quota, kind, rate, $7, $8, $9, ceiling,
+                added, freed
            FROM organizations o
-          CROSS JOIN unnest($3::text[], $4::numeric[], $5::text[], $6::numeric[], $10::text[])
-             AS t(metric, quota, kind, rate, ceiling)
+          CROSS JOIN unnest($3::text[], $4::numeric[], $5::text[], $6::numeric[], $10::text[],
+                            $13::numeric[], $14::boolean[])
+             AS t(metric, quota, kind, rate, ceiling, added, freed)
           CROSS JOIN LATERAL (
             SELECT CASE WHEN t.metric = $11::text
                         THEN coalesce(o.plan_seats, $12::integer)
@@ -439,13 +382,16 @@ async fn set_quotas(
            over_limit = excluded.over_limit, overage_rate = excluded.overage_rate,
            plan_version = excluded.plan_version, currency = excluded.currency,
            plan_interval = excluded.plan_interval, grace_max = excluded.grace_max,
+           added_quota = excluded.added_quota, added_unlimited = excluded.added_unlimited,
            updated_at = excluded.updated_at
          WHERE (usage_quotas.plan_tier, usage_quotas.quota, usage_quotas.over_limit,
                 usage_quotas.overage_rate, usage_quotas.plan_version, usage_quotas.currency,
-                usage_quotas.plan_interval, usage_quotas.grace_max)
+                usage_quotas.plan_interval, usage_quotas.grace_max, usage_quotas.added_quota,
+                usage_quotas.added_unlimited)
             IS DISTINCT FROM (excluded.plan_tier, excluded.quota, excluded.over_limit,
                               excluded.overage_rate, excluded.plan_version, excluded.currency,
-                              excluded.plan_interval, excluded.grace_max)",
+                              excluded.plan_interval, excluded.grace_max, excluded.added_quota,
+                              excluded.added_unlimited)",
         organizations,
         assigned.plan.tier,
         &columns.metrics as &[&str],
@@ -457,7 +403,9 @@ async fn set_quotas(
         assigned.plan.price.interval.as_str(),
         &columns.ceilings as &[Option<String>],
         seats,
-        fewest
+        fewest,
+        &columns.added,
+        &columns.freed
     )
     .execute(conn)
     .await

@@ -116,16 +116,25 @@ pub enum Reason {
     CustomerDeleted,
     /// Stripe refused to charge what a change of prices left.
     ChargeRefused,
+    /// Stripe rejected the usage after it had accepted it.
+    Rejected,
+    /// Stripe's invoice has less usage than Stripe was told of before.
+    InvoicedLess,
+    /// Stripe's invoice has more usage than Stripe was told of.
+    InvoicedMore,
 }
 
 impl Reason {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::NoMeteredItem,
         Self::ToldTooLate,
         Self::EndedWithoutInvoice,
         Self::BilledTooMuch,
         Self::CustomerDeleted,
         Self::ChargeRefused,
+        Self::Rejected,
+        Self::InvoicedLess,
+        Self::InvoicedMore,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -136,6 +145,9 @@ impl Reason {
             Self::BilledTooMuch => "billed_too_much",
             Self::CustomerDeleted => "customer_deleted",
             Self::ChargeRefused => "charge_refused",
+            Self::Rejected => "rejected",
+            Self::InvoicedLess => "invoiced_less",
+            Self::InvoicedMore => "invoiced_more",
         }
     }
 }
@@ -176,9 +188,10 @@ pub fn unbilled(total: &OpenTotal, now: Timestamp) -> Option<Unbilled> {
         Some(billed) => {
             let target = billed_units(total, billed.included);
             let over = |units: Decimal| (units - billed.included).max(Decimal::ZERO);
-            let deleted = Some(Reason::CustomerDeleted).filter(|_| total.customer_deleted);
+            let refused = Some(Reason::CustomerDeleted).filter(|_| total.customer_deleted);
+            let refused = refused.or(Some(Reason::Rejected).filter(|_| total.rejected));
             if billed.never_invoiced {
-                let reason = deleted.unwrap_or(Reason::EndedWithoutInvoice);
+                let reason = refused.unwrap_or(Reason::EndedWithoutInvoice);
                 return finding(total, over(target), reason);
             }
             let pending = if now >= closes_at(total) {
@@ -189,7 +202,7 @@ pub fn unbilled(total: &OpenTotal, now: Timestamp) -> Option<Unbilled> {
             let in_time = target - total.reported_late - total.refused - pending;
             match over(target) - over(in_time) {
                 less if less < Decimal::ZERO => (-less, Reason::BilledTooMuch),
-                units => (units, deleted.unwrap_or(Reason::ToldTooLate)),
+                units => (units, refused.unwrap_or(Reason::ToldTooLate)),
             }
         }
     };
@@ -225,6 +238,7 @@ mod tests {
             reported_late: Decimal::ZERO,
             refused: Decimal::ZERO,
             customer_deleted: false,
+            rejected: false,
             quota: quota.map(Decimal::from),
             over_limit: Some(over_limit),
             overridden_at: None,

@@ -2,7 +2,10 @@
 //! is committed before it is sent, under an identifier that Stripe accepts only
 //! once. Nothing is counted here, and no quota is decided.
 
+mod counted;
 mod due;
+mod invoiced;
+mod rejected;
 mod sending;
 mod store;
 mod unbilled;
@@ -23,8 +26,13 @@ use crate::metering::{charges, ledger};
 use crate::server::number::Number;
 use crate::stripe::client::{Client, ErrorKind, StripeError};
 use crate::telemetry::metrics;
+pub use counted::TRY_AGAIN_SECS;
 pub use due::{Reason, Unbilled};
-pub use store::{Stuck, keep_terms, stuck};
+pub use rejected::{
+    CODES as REJECTION_CODES, EVENT_TYPES as REJECTION_TYPES, OTHER as OTHER_REJECTION,
+    explain_new, rejected, settle, tell_again,
+};
+pub use store::{MeterError, Stuck, enter_meter_errors, keep_terms, meter_errors, stuck};
 pub use unbilled::unbilled;
 
 use due::{identifier, to_report};
@@ -45,6 +53,9 @@ pub enum ReportError {
     Database(#[from] sqlx::Error),
     #[error(transparent)]
     Stripe(#[from] StripeError),
+    /// Stripe has accepted usage and not counted it: an invoice made now would lack it.
+    #[error("Stripe has not yet counted the usage of {metric} that it was told of")]
+    Uncounted { metric: String },
 }
 
 /// What a run did, and the balances after it: counted = reported + pending.
@@ -139,9 +150,9 @@ async fn record_due(
     at: Timestamp,
 ) -> Result<(), sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
-    store::lock(tx.conn(), organization_id).await?;
+    store::lock(tx.conn(), &[organization_id]).await?;
     ledger::rebook(tx.conn(), catalogue, &[organization_id], &[], &[]).await?;
-    let mut open = store::open(tx.conn(), catalogue, now, Some(organization_id)).await?;
+    let mut open = store::open(tx.conn(), catalogue, now, Some(&[organization_id])).await?;
     for total in &mut open {
         // A scheduled level cannot wait if its period ends now.
         total.waits &= at == now;
@@ -174,7 +185,7 @@ async fn record_due(
 }
 
 /// Reports an organization's usage since `since`, before a change makes Stripe
-/// invoice its period early. `now` is the customer's time, which may be a test
+/// invoice its period early, and waits until Stripe has counted it. `now` is the customer's time, which may be a test
 /// clock's. The period may end in this very second, so the usage is dated to the
 /// one before.
 pub async fn report_now(
@@ -200,7 +211,12 @@ pub async fn report_now(
     }
     // The invoice takes what earlier changes left; if not, the next run sends it.
     charges::send_open(pool, client, Some(organization_id)).await?;
-    Ok(())
+    let invoiced = counted::Invoiced {
+        organization_id,
+        since,
+        now,
+    };
+    counted::wait(pool, client, invoiced).await
 }
 
 /// Whether Stripe will reject the report on every attempt: its quantity is too
@@ -277,6 +293,7 @@ pub async fn report(
 /// Billed usage over a quota in a running period, in whole units.
 #[derive(Debug, Clone)]
 pub struct Overage {
+    pub organization_id: Uuid,
     pub metric: String,
     pub period_start: Timestamp,
     pub stripe_subscription_id: String,
@@ -287,14 +304,14 @@ pub struct Overage {
     pub currency: String,
 }
 
-/// What Stripe would bill of an organization's usage so far, at `now`.
+/// What Stripe would bill of the organizations' usage so far, at `now`.
 pub async fn overages(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
-    organization_id: Uuid,
+    organizations: &[Uuid],
     now: Timestamp,
 ) -> Result<Vec<Overage>, sqlx::Error> {
-    let open = store::open(conn, catalogue, now, Some(organization_id)).await?;
+    let open = store::open(conn, catalogue, now, Some(organizations)).await?;
     let runs = |total: &OpenTotal| {
         total.period_start <= now && now < total.period_end && total.closed_at.is_none()
     };
@@ -302,6 +319,7 @@ pub async fn overages(
         let billed = total.billed.as_ref().filter(|billed| !billed.on_trial)?;
         let units = due::billed_units(&total, billed.included) - billed.included;
         (units > Decimal::ZERO).then_some(Overage {
+            organization_id: total.organization_id,
             period_start: total.period_start,
             stripe_subscription_id: billed.stripe_subscription_id.clone(),
             stripe_price_id: billed.stripe_price_id.clone()?,

@@ -1,6 +1,9 @@
 //! SQL for usage reports.
 
+mod counted;
+mod invoiced;
 mod outcomes;
+mod rejected;
 mod terms;
 
 use billing_domain::quota::OverLimit;
@@ -12,7 +15,13 @@ use uuid::Uuid;
 
 use super::due::OLDEST;
 use crate::catalogue::{Aggregation, Catalogue};
+pub use counted::{ToldLately, clear_uncounted, mark_uncounted, told_lately};
+pub use invoiced::{InvoicedUsage, Told, invoiced_otherwise, told_of};
 pub use outcomes::{Attempt, Stuck, mark_attempted, mark_failed, mark_refused, mark_sent, stuck};
+pub use rejected::{
+    MeterError, enter_meter_errors, explained, mark_rejected, meter_errors, postpone_explanation,
+    settle_meter_errors, take_back, unexplained, with_rejected,
+};
 pub use terms::keep as keep_terms;
 
 /// A usage total for which Stripe bills the organization, or should.
@@ -38,6 +47,8 @@ pub struct OpenTotal {
     pub refused: Decimal,
     /// Whether the customer was deleted before usage was reported.
     pub customer_deleted: bool,
+    /// Whether Stripe rejected usage that it had accepted.
+    pub rejected: bool,
     /// `None` if unlimited, or if there is no quota.
     pub quota: Option<Decimal>,
     pub over_limit: Option<OverLimit>,
@@ -99,6 +110,7 @@ struct OpenRow {
     refused: Option<Decimal>,
     taken: Option<Decimal>,
     is_refused: Option<bool>,
+    is_rejected: Option<bool>,
     stripe_customer_id: Option<String>,
     included: Option<Decimal>,
     on_trial: Option<bool>,
@@ -149,6 +161,7 @@ impl OpenRow {
             reported: self.reported,
             reported_late: self.reported_late,
             customer_deleted: self.is_refused.unwrap_or(false),
+            rejected: self.is_rejected.unwrap_or(false),
             refused: match (self.refused, aggregation) {
                 (None, _) => Decimal::ZERO,
                 (Some(_), Aggregation::Last) => self.reported - self.taken.unwrap_or(Decimal::ZERO),
@@ -168,13 +181,13 @@ impl OpenRow {
 /// Reads the totals of the periods for which Stripe still accepts usage, as of
 /// `now`: those of organizations whose subscription began before the period and
 /// has a price for the metric, and those over a quota whose overage should be
-/// billed. `organization_id` narrows it to one organization.
+/// billed. `organizations` narrows it to these.
 #[expect(clippy::too_many_lines, reason = "it is one query")]
 pub async fn open(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
     now: Timestamp,
-    organization_id: Option<Uuid>,
+    organizations: Option<&[Uuid]>,
 ) -> Result<Vec<OpenTotal>, sqlx::Error> {
     let rows = sqlx::query_as!(
         OpenRow,
@@ -189,6 +202,7 @@ pub async fn open(
                   level.highest AS "highest?", level.waits AS "waits?",
                   t.events, t.reported, t.reported_late, refused.units AS "refused?",
                   refused.taken AS "taken?", refused.any AS "is_refused?",
+                  refused.rejected AS "is_rejected?",
                   s.stripe_customer_id AS "stripe_customer_id?", s.included AS "included?",
                   s.on_trial AS "on_trial?",
                   (s.ended_at <= t.period_end AND NOT EXISTS (
@@ -200,16 +214,19 @@ pub async fn open(
                     AS never_invoiced,
                   -- The plan that bills the period need not be today's plan.
                   CASE WHEN s.included IS NULL THEN had.quota
-                       WHEN v.metric IS NULL THEN s.included ELSE v.quota END AS quota,
+                       WHEN q.overridden THEN q.quota
+                       -- Stripe's price includes the plan's quota alone.
+                       WHEN added.unlimited THEN NULL
+                       ELSE s.included + coalesce(added.quota, 0) END AS quota,
                   CASE WHEN s.included IS NULL THEN had.over_limit
-                       ELSE coalesce(v.over_limit, 'overage') END AS over_limit,
-                  v.updated_at AS "overridden_at?", t.quota_adjustment,
+                       ELSE coalesce(q.over_limit_override, 'overage') END AS over_limit,
+                  q.overridden_at AS "overridden_at?", t.quota_adjustment,
                   coalesce(s.overage_rate, had.overage_rate, q.overage_rate) AS rate,
                   q.currency AS "currency?",
                   s.stripe_subscription_id AS "stripe_subscription_id?",
                   s.stripe_price_id AS "stripe_price_id?"
              FROM usage_totals t
-             LEFT JOIN usage_quotas q
+             LEFT JOIN effective_usage_quotas q
                ON q.organization_id = t.organization_id AND q.metric = t.metric
              LEFT JOIN LATERAL (
                SELECT s.stripe_customer_id, s.stripe_subscription_id, billed.included,
@@ -218,9 +235,18 @@ pub async fn open(
                       CASE WHEN s.ended_at IN (s.cancel_at, s.current_period_end) THEN NULL
                            ELSE s.ended_at END AS cut_at,
                       coalesce(s.trial_end > t.period_start, false) AS on_trial
-                 FROM billing_subscriptions s
+                 -- By the plan that the organization has, or had when the period was closed. If it
+                 -- has no price for the metric, nothing is told for another one.
+                 FROM (SELECT s.* FROM billing_subscriptions s
+                        WHERE s.organization_id = t.organization_id
+                          AND s.stripe_subscription_id = coalesce(
+                            t.billed_subscription_id,
+                            billing_usage_subscription(t.organization_id, t.period_start,
+                              coalesce((SELECT b.plan_tier FROM billing_prices b
+                                         WHERE b.stripe_price_id = t.billed_by),
+                                       q.plan_tier)))) s
                 CROSS JOIN LATERAL (
-                  (SELECT coalesce(b.included, q.quota, 0) AS included, b.overage_rate,
+                  (SELECT coalesce(b.included, q.plan_quota, 0) AS included, b.overage_rate,
                           i.stripe_price_id
                      FROM billing_subscription_items i
                      LEFT JOIN billing_prices b ON b.stripe_price_id = i.stripe_price_id
@@ -232,16 +258,14 @@ pub async fn open(
                   UNION ALL
                   -- A closed period is billed by the price it had; rows of before name its
                   -- lookup key.
-                  (SELECT coalesce(b.included, q.quota, 0), b.overage_rate, b.stripe_price_id
+                  (SELECT coalesce(b.included, q.plan_quota, 0), b.overage_rate, b.stripe_price_id
                      FROM billing_prices b
                     WHERE t.billed_by <> '' AND b.metric = t.metric
+                      -- Rows of before do not name its subscription.
+                      AND coalesce(t.billed_subscription_id = s.stripe_subscription_id, true)
                       AND (b.stripe_price_id = t.billed_by OR b.lookup_key = t.billed_by)
                     ORDER BY b.stripe_price_id = t.billed_by DESC, b.first_seen_at DESC
-                    LIMIT 1)) billed
-                WHERE s.organization_id = t.organization_id
-                  AND coalesce(s.stripe_created_at, s.current_period_start) <= t.period_start
-                  AND (s.ended_at IS NULL OR s.ended_at > t.period_start)
-                ORDER BY s.stripe_created_at DESC, s.stripe_subscription_id DESC LIMIT 1) s ON true
+                    LIMIT 1)) billed) s ON true
              LEFT JOIN LATERAL (
                -- last_at shows whether any event lies in the future; such an event is at most
                -- minutes old.
@@ -264,7 +288,9 @@ pub async fn open(
                 WHERE p.organization_id = t.organization_id AND p.metric = t.metric
                   AND p.period_start = t.period_start) level ON true
              LEFT JOIN LATERAL (
-               SELECT sum(r.units) FILTER (WHERE r.late IS NOT TRUE) AS units, count(*) > 0 AS any,
+               SELECT sum(r.units) FILTER (WHERE r.late IS NOT TRUE) AS units,
+                      bool_or(r.rejected_code IS NULL) AS any,
+                      bool_or(r.rejected_code IS NOT NULL) AS rejected,
                       -- The level Stripe has now.
                       (SELECT k.units FROM usage_reports k
                         WHERE k.organization_id = t.organization_id AND k.metric = t.metric
@@ -273,30 +299,36 @@ pub async fn open(
                         AS taken
                  FROM usage_reports r
                 WHERE r.organization_id = t.organization_id AND r.metric = t.metric
-                  AND r.period_start = t.period_start AND r.refused_at IS NOT NULL) refused
+                  AND r.period_start = t.period_start AND r.refused_at IS NOT NULL
+                  AND r.retold_at IS NULL) refused
                ON true
-             LEFT JOIN usage_quota_overrides v
-               ON v.organization_id = t.organization_id AND v.metric = t.metric
+             LEFT JOIN LATERAL (
+               -- What add-ons added when the period ended, or add now.
+               SELECT CASE WHEN t.terms_kept_at >= t.period_end THEN t.kept_added_quota
+                           ELSE u.added_quota END AS quota,
+                      CASE WHEN t.terms_kept_at >= t.period_end THEN t.kept_added_unlimited
+                           ELSE u.added_unlimited END AS unlimited
+                 FROM usage_quotas u
+                WHERE u.organization_id = t.organization_id AND u.metric = t.metric) added
+               ON true
              LEFT JOIN LATERAL (
                -- What nothing bills is judged by the terms of the period's end.
                SELECT t.kept_quota AS quota, t.kept_over_limit AS over_limit,
                       t.kept_overage_rate AS overage_rate
                 WHERE t.terms_kept_at >= t.period_end
                UNION ALL
-               SELECT CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END,
-                      coalesce(v.over_limit, q.over_limit), q.overage_rate
+               SELECT q.quota, q.over_limit, q.overage_rate
                 WHERE (t.terms_kept_at >= t.period_end) IS NOT TRUE
-                  AND (t.period_end > now()
-                       OR greatest(q.updated_at, v.updated_at) <= t.period_end)) had
+                  AND (t.period_end > now() OR q.changed_at <= t.period_end)) had
                ON s.included IS NULL
-            WHERE t.period_end > $1 AND ($2::uuid IS NULL OR t.organization_id = $2)
+            WHERE t.period_end > $1 AND ($2::uuid[] IS NULL OR t.organization_id = ANY($2))
               AND t.billed_by IS DISTINCT FROM '-'
               AND (s.included IS NOT NULL
                    OR (had.overage_rate IS NOT NULL AND had.over_limit = 'overage'
                        AND t.total > t.quota_adjustment + had.quota))
             ORDER BY t.organization_id, t.metric, t.period_start"#,
         (now - OLDEST).to_sqlx() as _,
-        organization_id,
+        organizations as _,
         now.to_sqlx() as _
     )
     .fetch_all(conn)
@@ -309,13 +341,13 @@ pub async fn open(
     Ok(totals.collect())
 }
 
-/// Locks an organization's quotas, so that nothing is counted or recorded for
-/// reporting meanwhile.
-pub async fn lock(conn: &mut PgConnection, organization_id: Uuid) -> Result<(), sqlx::Error> {
+/// Locks the organizations' quotas, in the ledger's order, so that nothing is counted or
+/// recorded for reporting meanwhile.
+pub async fn lock(conn: &mut PgConnection, organizations: &[Uuid]) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        r#"SELECT 1 AS "locked!" FROM usage_quotas WHERE organization_id = $1
-            ORDER BY metric FOR NO KEY UPDATE"#,
-        organization_id
+        r#"SELECT 1 AS "locked!" FROM usage_quotas WHERE organization_id = ANY($1)
+            ORDER BY organization_id, metric FOR NO KEY UPDATE"#,
+        organizations
     )
     .fetch_all(conn)
     .await?;

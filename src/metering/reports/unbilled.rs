@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use sqlx::postgres::PgPool;
 
 use super::due::{self, Reason, Unbilled};
-use super::{Report, store};
+use super::{Report, invoiced, store};
 use crate::catalogue::Catalogue;
 use crate::db::WorkerTx;
 use crate::metering::charges;
@@ -19,9 +19,10 @@ pub async fn unbilled(
     let mut tx = WorkerTx::begin(pool).await?;
     let open = store::open(tx.conn(), catalogue, now, None).await?;
     let refused = charges::refused(tx.conn()).await?;
+    let invoiced = invoiced::find(tx.conn(), catalogue, now).await?;
     tx.commit().await?;
     let unbilled = open.iter().filter_map(|total| due::unbilled(total, now));
-    Ok(unbilled.chain(refused).collect())
+    Ok(unbilled.chain(refused).chain(invoiced).collect())
 }
 
 /// Counts and logs the unbilled usage of a run. Usage of deleted customers was

@@ -12,12 +12,12 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::each;
 use super::input::{EventFormat, Fault, Naming, ParsedEvent};
 use super::offload::LARGE_BYTES;
 use super::response;
 use super::routes::{Usage, bad_request};
 use super::schemas::{UsageBody, UsageCloudEvent};
+use super::{binary, each};
 use crate::audit::Actor;
 use crate::catalogue::Catalogue;
 use crate::metering::ledger::{Item, NewEvent};
@@ -29,8 +29,16 @@ use crate::telemetry::metrics;
 use crate::tenancy::auth::{Principal, Reporter};
 
 const MAX_BATCH: usize = 1_000;
-const CLOUD_EVENT: &str = "application/cloudevents+json";
 const CLOUD_EVENTS: &str = "application/cloudevents-batch+json";
+
+/// What came of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum EventStatus {
+    Recorded,
+    Duplicate,
+    Rejected,
+}
 
 /// The result for one event.
 #[derive(Serialize, ToSchema)]
@@ -39,9 +47,8 @@ struct EventResult {
     /// Null if it could not be parsed.
     #[schema(required)]
     id: Option<String>,
-    /// `recorded`, `duplicate` or `rejected`.
-    #[schema(example = "recorded")]
-    status: &'static str,
+    #[schema(inline, example = "recorded")]
+    status: EventStatus,
     /// Why the event was rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'static str>,
@@ -58,7 +65,7 @@ impl EventResult {
     fn rejected(id: Option<String>, fault: Fault) -> Self {
         Self {
             id,
-            status: "rejected",
+            status: EventStatus::Rejected,
             code: Some(fault.code),
             detail: Some(fault.detail),
             retryable: false,
@@ -76,8 +83,8 @@ impl EventResult {
             }
         };
         let status = match item {
-            Item::Recorded => "recorded",
-            Item::Duplicate => "duplicate",
+            Item::Recorded => EventStatus::Recorded,
+            Item::Duplicate => EventStatus::Duplicate,
             Item::Rejected(rejection) => {
                 let fault = Fault::new(response::rejection_code(rejection), rejection.to_string());
                 return Self::rejected(Some(id), fault);
@@ -124,8 +131,8 @@ enum UsageResult {
 /// Record usage
 ///
 /// One event, or a batch of up to 1,000: an array, or `{"events": […]}`. Also CloudEvents 1.0,
-/// structured (`application/cloudevents+json`) and batched (`application/cloudevents-batch+json`),
-/// whose `data` has `metric`, `quantity` and `metadata`. The response comes once the usage is
+/// structured (`application/cloudevents+json`), batched (`application/cloudevents-batch+json`) and
+/// in binary mode (`ce-specversion`, `ce-id`, `ce-source`, `ce-type` and others as headers), whose `data` has `metric`, `quantity` and `metadata`. The response comes once the usage is
 /// durable. An invalid event does not keep the rest of its batch from being counted. A service key
 /// sends `X-Organization`, or names the organization in each event (`organization`, or `subject` of
 /// a CloudEvent): each is then counted on its own, and no organization holds up another.
@@ -153,11 +160,19 @@ pub(super) async fn record(
     headers: HeaderMap,
     RawBody(body): RawBody,
 ) -> Result<Response, Problem> {
-    let (format, batched) = format_of(&headers);
+    let (mut format, batched) = format_of(&headers);
+    let structured = format == EventFormat::CloudEvents;
+    if binary::is_binary(&headers) {
+        format = EventFormat::CloudEvents;
+    }
     let bytes = body.len();
     let reader = Reader::of(&usage, &reporter, format);
     // Moving the body frees it before its events wait to be counted.
-    let parse = move || ParsedBody::parse(&body, batched, &reader);
+    let attributes = binary::is_binary(&headers).then_some(headers);
+    let parse = move || match attributes.filter(|_| !structured) {
+        Some(headers) => ParsedBody::parse_binary(&headers, &body, &reader),
+        None => ParsedBody::parse(&body, batched, &reader),
+    };
     let turn = match &reporter {
         Reporter::One(caller) => caller.organization_id,
         Reporter::Each(product) => product.key_id,
@@ -277,6 +292,20 @@ impl ParsedBody {
         })
     }
 
+    /// An event whose attributes are headers.
+    fn parse_binary(headers: &HeaderMap, body: &[u8], reader: &Reader) -> Result<Self, Problem> {
+        let text = std::str::from_utf8(body)
+            .map_err(|_| bad_request("invalid_json", "the body is not UTF-8"))?;
+        let read = binary::structured(headers, text).and_then(|event| {
+            let read = reader.read(&event);
+            read.map_err(|(_, fault)| fault)
+        });
+        read.map(Self::One).map_err(|fault| {
+            metrics::usage_events("rejected", 1);
+            fault.into()
+        })
+    }
+
     fn events(&self) -> usize {
         match self {
             Self::One(_) => 1,
@@ -359,9 +388,9 @@ impl IntoResponse for RecordedBatch {
             .collect();
         let with = |status| results.iter().filter(|r| r.status == status).count();
         axum::Json(BatchResult {
-            recorded: with("recorded"),
-            duplicates: with("duplicate"),
-            rejected: with("rejected"),
+            recorded: with(EventStatus::Recorded),
+            duplicates: with(EventStatus::Duplicate),
+            rejected: with(EventStatus::Rejected),
             results,
         })
         .into_response()
@@ -372,7 +401,7 @@ impl IntoResponse for RecordedBatch {
 /// table admits no other type.
 fn format_of(headers: &HeaderMap) -> (EventFormat, bool) {
     match media::essence(headers).as_str() {
-        CLOUD_EVENT => (EventFormat::CloudEvents, false),
+        media::CLOUD_EVENT => (EventFormat::CloudEvents, false),
         CLOUD_EVENTS => (EventFormat::CloudEvents, true),
         _ => (EventFormat::Native, false),
     }

@@ -14,10 +14,13 @@ use sha2::{Digest as _, Sha256};
 use super::metadata;
 use crate::catalogue::Catalogue;
 use crate::metering::ledger::NewEvent;
+use crate::server::problem;
 use crate::tenancy::names::{EXPECTED, is_external_id};
 
 const MAX_ID_BYTES: usize = 255;
 const MAX_METADATA_BYTES: usize = 8 * 1024;
+/// Of the names of metrics in a refusal.
+const MAX_LISTED_BYTES: usize = 256;
 /// Separates a CloudEvent's source from its id.
 const SEPARATOR: char = '\u{1f}';
 /// The year 1. RFC 3339 starts at year 0, the database at 4714 BC.
@@ -263,7 +266,7 @@ fn is_json(kind: &str) -> bool {
 
 /// The id under which the ledger deduplicates a CloudEvent, made of source and
 /// id. Native ids contain no control characters, so the two never collide.
-fn ledger_id(source: &str, id: &str) -> String {
+pub fn ledger_id(source: &str, id: &str) -> String {
     let both = format!("{source}{SEPARATOR}{id}");
     if both.len() <= MAX_ID_BYTES {
         return both;
@@ -299,13 +302,27 @@ pub fn check_metric(catalogue: &Catalogue, metric: &str) -> Result<(), Fault> {
     if catalogue.metrics().contains_key(metric) {
         return Ok(());
     }
-    let known: Vec<&str> = catalogue.metrics().keys().map(String::as_str).collect();
-    let shown: String = metric.chars().take(64).collect();
-    let detail = format!(
-        "unknown metric {shown:?}; expected one of {}",
-        known.join(", ")
-    );
+    let shown = problem::shown(metric);
+    let known = listed(catalogue.metrics().keys());
+    let detail = format!("unknown metric {shown}; expected one of {known}");
     Err(Fault::new("unknown_metric", detail))
+}
+
+/// A batch may be answered with a thousand of these.
+fn listed<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    let mut listed = String::new();
+    let mut names = names.peekable();
+    while let Some(name) = names.next_if(|name| listed.len() + name.len() <= MAX_LISTED_BYTES) {
+        if !listed.is_empty() {
+            listed.push_str(", ");
+        }
+        listed.push_str(name);
+    }
+    match names.count() {
+        0 => {}
+        more => listed.push_str(&format!(" and {more} more")),
+    }
+    listed
 }
 
 /// Parses a JSON number or string, keeping all of its digits.

@@ -137,14 +137,6 @@ pub fn outcome(decided: &QuotaDecision) -> &'static str {
     }
 }
 
-fn code(decision: Decision) -> Option<&'static str> {
-    match decision {
-        Decision::GraceExpired { .. } => Some("QUOTA_EXCEEDED_GRACE_EXPIRED"),
-        Decision::Exceeded | Decision::GraceExhausted { .. } => Some("QUOTA_EXCEEDED"),
-        _ => None,
-    }
-}
-
 fn decimal(value: Decimal) -> HeaderValue {
     HeaderValue::try_from(value.normalize().to_string()).expect("digits are visible characters")
 }
@@ -195,6 +187,11 @@ pub fn failed_open(metric: &str) -> HeaderMap {
 }
 
 impl DecisionView {
+    /// The answer to a repeated request that is answered as the first.
+    pub fn without_duplicate(&mut self) {
+        self.duplicate = false;
+    }
+
     pub fn of(metric: &str, decided: &QuotaDecision) -> Self {
         let left = |limit| remaining(decided.usage, limit);
         Self {
@@ -208,7 +205,7 @@ impl DecisionView {
                 started_at: grace.started_at,
                 expires_at: grace.expires_at,
             }),
-            code: code(decided.decision),
+            code: decided.decision.refusal(),
             duplicate: decided.duplicate,
             grace_max: match decided.decision {
                 Decision::InGrace { .. } | Decision::GraceExhausted { .. } => {
@@ -232,7 +229,7 @@ pub fn checked(metric: &str, decided: &QuotaDecision) -> Response {
 
 /// The problem for usage that is not allowed; `None` if it is allowed.
 pub fn denied(metric: &str, decided: &QuotaDecision) -> Option<Problem> {
-    let code = code(decided.decision)?;
+    let code = decided.decision.refusal()?;
     let limit = decided.limit.unwrap_or_default().normalize();
     let detail = match decided.decision {
         Decision::GraceExpired { grace } => format!(
@@ -270,7 +267,7 @@ pub fn denied(metric: &str, decided: &QuotaDecision) -> Option<Problem> {
 
 /// Logs usage that is not allowed, with the response's `X-Request-Id`.
 pub fn log_denial(organization_id: Uuid, metric: &str, decided: &QuotaDecision) {
-    let Some(reason) = code(decided.decision) else {
+    let Some(reason) = decided.decision.refusal() else {
         return;
     };
     let limit = decided.limit.map(|limit| limit.normalize().to_string());
@@ -293,6 +290,9 @@ pub fn rejection_code(rejection: UsageRejection) -> &'static str {
         UsageRejection::TotalTooLarge => "total_too_large",
         UsageRejection::NoQuota => "quota_missing",
         UsageRejection::IdReused => "event_id_reused",
+        UsageRejection::TakenBack => "event_taken_back",
+        UsageRejection::HoldIdReused => "reservation_id_reused",
+        UsageRejection::Invoiced => "usage_invoiced",
         UsageRejection::NoPeriod => "period_unknown",
         UsageRejection::FeatureNotIncluded => features::NOT_INCLUDED,
     }
@@ -302,7 +302,10 @@ impl From<UsageRejection> for Problem {
     fn from(rejection: UsageRejection) -> Self {
         let code = rejection_code(rejection);
         let status = match rejection {
-            UsageRejection::IdReused => StatusCode::CONFLICT,
+            UsageRejection::IdReused
+            | UsageRejection::TakenBack
+            | UsageRejection::HoldIdReused
+            | UsageRejection::Invoiced => StatusCode::CONFLICT,
             UsageRejection::FeatureNotIncluded => StatusCode::FORBIDDEN,
             UsageRejection::NoQuota | UsageRejection::NoPeriod => {
                 return Self::unavailable(code, rejection.to_string());

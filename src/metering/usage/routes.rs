@@ -13,9 +13,10 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::events::{self, check_reporter, is_user};
+use super::holds::{self, Stored};
 use super::input::{self, Fault};
 use super::offload::Offload;
-use super::response;
+use super::{response, take_back};
 use crate::catalogue::Catalogue;
 use crate::features;
 use crate::metering::ledger::{Ledger, LedgerError, NewEvent, Question, UsageRejection};
@@ -32,6 +33,7 @@ pub struct Usage {
     pub ledger: Ledger,
     pub catalogue: Arc<Catalogue>,
     pub offload: Offload,
+    pub stored: Stored,
     /// What a service key's events call their organizations.
     pub organizations: Names,
 }
@@ -40,6 +42,13 @@ pub fn routes() -> Routes<Usage> {
     let write = tenant(Permission::UsageWrite);
     Routes::new()
         .route(routes!(check), write.metered(RateClass::Usage))
+        .route(routes!(holds::reserve), write.metered(RateClass::Usage))
+        .route(routes!(holds::confirm), write.metered(RateClass::Usage))
+        .route(routes!(holds::release), write.metered(RateClass::Usage))
+        .route(
+            routes!(take_back::take_back),
+            write.metered(RateClass::Usage),
+        )
         .route(
             routes!(events::record),
             each_tenant(Permission::UsageWrite).metered(RateClass::UsageEvents),

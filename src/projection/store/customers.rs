@@ -15,7 +15,7 @@ pub async fn load(conn: &mut PgConnection, keys: &[ObjectKey]) -> Result<StoredR
     let (organizations, ids) = unzip(keys);
     let rows = sqlx::query!(
         r#"SELECT organization_id, stripe_customer_id, deleted_at IS NOT NULL AS "deleted!", delinquent,
-                  currency, default_payment_method_id, discount_ids, tax_country,
+                  currency, default_payment_method_id, discount_ids,
                   coalesce(tax_located, false) AS "tax_located!", last_event_at AS "last_event_at!",
                   last_event_rank AS "last_event_rank!", last_event_id AS "last_event_id!",
                   tied_event_ids AS "tied_event_ids!"
@@ -35,7 +35,6 @@ pub async fn load(conn: &mut PgConnection, keys: &[ObjectKey]) -> Result<StoredR
             "currency": row.currency,
             "defaultPaymentMethodId": row.default_payment_method_id,
             "discounts": row.discount_ids.unwrap_or_default(),
-            "taxCountry": row.tax_country,
             "taxLocated": row.tax_located,
         });
         let version = version(

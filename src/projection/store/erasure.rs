@@ -3,30 +3,6 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-/// Those of `organizations` that were erased.
-pub async fn erased(
-    conn: &mut PgConnection,
-    organizations: &[Uuid],
-) -> Result<Vec<Uuid>, sqlx::Error> {
-    sqlx::query_scalar!(
-        "SELECT id FROM organizations WHERE id = ANY($1) AND erased_at IS NOT NULL",
-        organizations
-    )
-    .fetch_all(conn)
-    .await
-}
-
-/// Clears what was written about an organization that was erased before.
-pub async fn clear_again(
-    conn: &mut PgConnection,
-    organization_id: Uuid,
-) -> Result<(), sqlx::Error> {
-    for erased in erased(conn, &[organization_id]).await? {
-        clear_texts(conn, erased).await?;
-    }
-    Ok(())
-}
-
 pub async fn delete_payment_methods(
     conn: &mut PgConnection,
     organization_id: Uuid,
@@ -99,7 +75,7 @@ pub async fn clear_texts(
     Ok(rows)
 }
 
-/// Invoices, charges and disputes.
+/// Invoices, charges, disputes and refunds.
 async fn clear_documents(
     conn: &mut PgConnection,
     organization_id: Uuid,
@@ -127,6 +103,11 @@ async fn clear_documents(
         "UPDATE billing_disputes SET metadata = '{}' WHERE organization_id = $1",
         organization_id
     );
-    rows += disputes.execute(conn).await?.rows_affected();
+    rows += disputes.execute(&mut *conn).await?.rows_affected();
+    let refunds = sqlx::query!(
+        "UPDATE billing_refunds SET metadata = '{}' WHERE organization_id = $1",
+        organization_id
+    );
+    rows += refunds.execute(conn).await?.rows_affected();
     Ok(rows)
 }

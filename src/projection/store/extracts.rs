@@ -112,6 +112,9 @@ pub async fn read_again<'o>(
                OR EXISTS (SELECT FROM billing_disputes r
                            WHERE r.organization_id = w.organization
                              AND r.stripe_dispute_id = w.resource AND w.event = ANY(r.tied_event_ids))
+               OR EXISTS (SELECT FROM billing_refunds r
+                           WHERE r.organization_id = w.organization
+                             AND r.stripe_refund_id = w.resource AND w.event = ANY(r.tied_event_ids))
                OR EXISTS (SELECT FROM billing_invoice_payments r
                            WHERE r.organization_id = w.organization
                              AND r.stripe_invoice_payment_id = w.resource

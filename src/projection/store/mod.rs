@@ -16,6 +16,7 @@ pub mod invoices;
 mod mirrored;
 pub mod payment_methods;
 pub mod price_swaps;
+pub mod refunds;
 pub mod schedules;
 pub mod subscriptions;
 pub mod unclaimed;

@@ -11,15 +11,13 @@ mirrored! {
         "stripe_customer_id", "status", "type", "brand", "last4", "exp_month", "exp_year",
         "funding", "country", "metadata", "livemode", "stripe_created_at",
     ];
-    shown: "status, type AS kind, brand, last4, exp_month, exp_year, funding, country",
+    shown: "status, type AS kind, brand, exp_month, exp_year, funding",
     |row| json!({
             "status": row.status,
             "type": row.kind,
             "brand": row.brand,
-            "last4": row.last4,
             "expMonth": row.exp_month,
             "expYear": row.exp_year,
             "funding": row.funding,
-            "country": row.country,
         })
 }

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use billing_domain::status::SubscriptionStatus;
 use serde::Serialize;
 use serde_json::json;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{document, unzip, version};
-use crate::catalogue::{Bought, Catalogue, Interval};
+use crate::catalogue::{Addons, Bought, Catalogue, Interval, PriceUse, stored_addons};
 use crate::projection::invoice::{Payment, PaymentOutcome};
 use crate::projection::known_tier::KnownTier;
 use crate::projection::plan_assignment::PlanHolding;
@@ -24,7 +25,7 @@ pub async fn load(
 ) -> Result<BTreeMap<ObjectKey, StoredSubscription>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT organization_id, stripe_subscription_id, stripe_customer_id, status, stripe_status,
-                  plan_tier, plan_version, plan_interval, plan_seats, currency,
+                  plan_tier, plan_version, plan_interval, plan_seats, plan_addons, currency,
                   current_period_start, current_period_end, usage_period_start, usage_period_end,
                   billing_cycle_anchor, billing_mode, collection_method, trial_start, trial_end,
                   cancel_at, cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
@@ -45,6 +46,7 @@ pub async fn load(
     .await?;
     let stored = rows.into_iter().map(|row| {
         let currency = row.currency.clone();
+        let addons = stored_addons(row.plan_addons)?;
         let summary = json!({
             "status": row.status,
             "planTier": row.plan_tier,
@@ -74,14 +76,15 @@ pub async fn load(
             "items": row.items,
         });
         let subscription = StoredSubscription {
-            status: row.status,
-            stripe_status: row.stripe_status,
+            status: row.status.into(),
+            stripe_status: row.stripe_status.into(),
             plan_tier: row.plan_tier,
             plan_version: row.plan_version,
             bought: Bought {
                 currency: currency.map(|currency| currency.to_ascii_lowercase()),
                 interval: Interval::of(row.plan_interval.as_deref(), None),
                 seats: row.plan_seats.and_then(|seats| seats.try_into().ok()),
+                addons,
             },
             period: (
                 row.current_period_start.map(|at| at.to_jiff()),
@@ -108,12 +111,12 @@ pub async fn load(
                 row.tied_event_ids,
             ),
         };
-        (
+        Ok((
             (row.organization_id, row.stripe_subscription_id),
             subscription,
-        )
+        ))
     });
-    Ok(stored.collect())
+    stored.collect()
 }
 
 /// The newest payment outcome of each subscription of `organizations`.
@@ -157,11 +160,12 @@ pub async fn payments(
 struct SubscriptionRow<'a> {
     #[serde(flatten)]
     row: Row<'a, Subscription>,
-    status: &'a str,
+    status: &'a SubscriptionStatus,
     plan_tier: Option<&'a str>,
     plan_version: Option<i32>,
     plan_interval: Option<Interval>,
     plan_seats: Option<u32>,
+    plan_addons: &'a Addons,
     known_tier: Option<&'a KnownTier>,
 }
 
@@ -174,6 +178,7 @@ struct ItemRow<'a> {
     plan_tier: Option<String>,
     metric: Option<String>,
     seats: bool,
+    addon: Option<String>,
 }
 
 impl<'a> SubscriptionRow<'a> {
@@ -185,6 +190,7 @@ impl<'a> SubscriptionRow<'a> {
             plan_version: change.plan_version,
             plan_interval: change.bought.interval,
             plan_seats: change.bought.seats,
+            plan_addons: &change.bought.addons,
             known_tier: change.known_tier.as_ref(),
         }
     }
@@ -208,7 +214,7 @@ pub async fn save(
            default_payment_method_id, discounted, taxed, stripe_test_clock_id, pending_update,
            has_more_items, metadata, livemode, stripe_created_at, last_event_at,
            last_event_rank, last_event_id, tied_event_ids, known_tier, plan_version,
-           plan_interval, plan_seats, stripe_schedule_id, cancellation_comment,
+           plan_interval, plan_seats, plan_addons, stripe_schedule_id, cancellation_comment,
            cancellation_feedback, cancellation_reason, discount_ids, usage_period_start,
            usage_period_end)
          SELECT
@@ -219,7 +225,7 @@ pub async fn save(
            default_payment_method_id, discounted, taxed, stripe_test_clock_id, pending_update,
            has_more_items, metadata, livemode, stripe_created_at, last_event_at,
            last_event_rank, last_event_id, tied_event_ids, known_tier, plan_version,
-           plan_interval, plan_seats, stripe_schedule_id, cancellation_comment,
+           plan_interval, plan_seats, plan_addons, stripe_schedule_id, cancellation_comment,
            cancellation_feedback, cancellation_reason, discount_ids, usage_period_start,
            usage_period_end
            FROM json_populate_recordset(NULL::billing_subscriptions, $1::text::json)
@@ -241,7 +247,8 @@ pub async fn save(
            excluded.last_event_rank, last_event_id = excluded.last_event_id, tied_event_ids =
            excluded.tied_event_ids, known_tier = excluded.known_tier,
            plan_version = excluded.plan_version, plan_interval = excluded.plan_interval,
-           plan_seats = excluded.plan_seats, stripe_schedule_id = excluded.stripe_schedule_id,
+           plan_seats = excluded.plan_seats, plan_addons = excluded.plan_addons,
+           stripe_schedule_id = excluded.stripe_schedule_id,
            cancellation_comment = excluded.cancellation_comment,
            cancellation_feedback = excluded.cancellation_feedback,
            cancellation_reason = excluded.cancellation_reason,
@@ -283,15 +290,16 @@ async fn replace_items(
         .flat_map(|change| {
             change.merged.snapshot.items.iter().map(|item| {
                 let used = catalogue.item_use(item);
-                let seats = used.as_ref().is_some_and(|used| used.seats);
-                let (plan_tier, metric) = used.map(|used| (used.tier, used.metric)).unzip();
+                let tier = used.as_ref().and_then(PriceUse::plan_tier);
+                let plan_tier = tier.map(str::to_owned);
                 ItemRow {
                     organization_id: change.merged.organization_id,
                     stripe_subscription_id: &change.merged.snapshot.id,
                     item,
                     plan_tier,
-                    metric: metric.flatten(),
-                    seats,
+                    seats: used.as_ref().is_some_and(|used| used.seats),
+                    addon: used.as_ref().and_then(|used| used.addon.clone()),
+                    metric: used.and_then(|used| used.metric),
                 }
             })
         })
@@ -305,13 +313,13 @@ async fn replace_items(
            stripe_price_id, stripe_product_id, lookup_key, usage_type, unit_amount,
            unit_amount_decimal, currency, recurring_interval, recurring_interval_count,
            quantity, current_period_start, current_period_end, plan_tier, metric, seats,
-           discount_ids)
+           addon, discount_ids)
          SELECT
            organization_id, stripe_subscription_id, stripe_subscription_item_id,
            stripe_price_id, stripe_product_id, lookup_key, usage_type, unit_amount,
            unit_amount_decimal, currency, recurring_interval, recurring_interval_count,
            quantity, current_period_start, current_period_end, plan_tier, metric, seats,
-           discount_ids
+           addon, discount_ids
            FROM json_populate_recordset(NULL::billing_subscription_items, $1::text::json)",
         document(&items)?
     )
@@ -368,7 +376,7 @@ pub async fn mark_stale(conn: &mut PgConnection, keys: &[ObjectKey]) -> Result<(
 /// Sets the statuses that payments changed.
 pub async fn set_status(
     conn: &mut PgConnection,
-    statuses: &[(ObjectKey, String)],
+    statuses: &[(ObjectKey, SubscriptionStatus)],
 ) -> Result<(), sqlx::Error> {
     if statuses.is_empty() {
         return Ok(());
@@ -396,24 +404,27 @@ pub async fn plan_holdings(
 ) -> Result<Vec<PlanHolding>, sqlx::Error> {
     let rows = sqlx::query!(
         "SELECT id, plan_tier, plan_version, plan_currency, plan_interval, plan_seats,
-                base_plan_tier
+                plan_addons, base_plan_tier
            FROM organizations WHERE id = ANY($1) ORDER BY id",
         organizations
     )
     .fetch_all(conn)
     .await?;
-    let holdings = rows.into_iter().map(|row| PlanHolding {
-        organization_id: row.id,
-        plan_tier: row.plan_tier,
-        plan_version: row.plan_version,
-        bought: Bought {
-            currency: row.plan_currency,
-            interval: Interval::of(row.plan_interval.as_deref(), None),
-            seats: row.plan_seats.and_then(|seats| seats.try_into().ok()),
-        },
-        base_plan_tier: row.base_plan_tier,
+    let holdings = rows.into_iter().map(|row| {
+        Ok(PlanHolding {
+            organization_id: row.id,
+            plan_tier: row.plan_tier,
+            plan_version: row.plan_version,
+            bought: Bought {
+                currency: row.plan_currency,
+                interval: Interval::of(row.plan_interval.as_deref(), None),
+                seats: row.plan_seats.and_then(|seats| seats.try_into().ok()),
+                addons: stored_addons(Some(row.plan_addons))?,
+            },
+            base_plan_tier: row.base_plan_tier,
+        })
     });
-    Ok(holdings.collect())
+    holdings.collect()
 }
 
 /// Marks a subscription that Stripe does not have as canceled. A later state from

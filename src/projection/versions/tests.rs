@@ -132,7 +132,7 @@ impl Row {
         let snapshot = self.snapshot.as_ref().unwrap();
         (
             self.version.as_ref(),
-            &snapshot.status,
+            snapshot.status.as_str(),
             snapshot.cancel_at_period_end,
             &snapshot.metadata,
         )

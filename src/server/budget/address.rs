@@ -34,12 +34,16 @@ impl Address {
     fn of_ip(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             ip if ip.is_loopback() => Self::Shared,
-            IpAddr::V6(ip) => {
-                let network = ip.to_bits() & !u128::from(u64::MAX);
-                Self::Single(IpAddr::V6(network.into()))
-            }
-            ip @ IpAddr::V4(_) => Self::Single(ip),
+            ip => Self::Single(network(ip)),
         }
+    }
+}
+
+/// What one of its kind has to itself: 64 bits of an IPv6 address.
+pub fn network(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() & !u128::from(u64::MAX)).into()),
+        ip @ IpAddr::V4(_) => ip,
     }
 }
 

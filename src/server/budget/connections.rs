@@ -46,7 +46,7 @@ impl Open {
     }
 
     /// How many do what.
-    pub fn counts(&self) -> [(Doing, usize); 5] {
+    pub fn counts(&self) -> [(Doing, usize); 6] {
         Doing::ALL.map(|doing| {
             let doing_it = self.lines.iter().filter(|line| line.doing() == doing);
             (doing, doing_it.count())

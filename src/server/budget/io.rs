@@ -5,8 +5,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use axum::body::{Body, Bytes};
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf, Take};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
@@ -22,6 +20,9 @@ pub struct Stream {
     line: Arc<Line>,
     /// What there is of the head that is not complete.
     head: usize,
+    /// The connection's turn, and the bytes that were read and written in it.
+    turn: u32,
+    moved: usize,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
@@ -31,6 +32,8 @@ impl Stream {
             inner: inner.take(limits::READ as u64),
             line,
             head: 0,
+            turn: 0,
+            moved: 0,
             stalled: None,
         }
     }
@@ -63,14 +66,32 @@ impl Stream {
         }
     }
 
-    fn wrote<T>(
+    /// Whether the connection may go on in this turn. However fast its client is, the
+    /// others are not kept waiting for all of it.
+    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let turn = self.line.turn();
+        if self.turn != turn {
+            self.turn = turn;
+            self.moved = 0;
+        }
+        if self.moved < limits::MOVED_IN_TURN {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn wrote(
         &mut self,
         context: &mut Context<'_>,
-        written: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if written.is_ready() {
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(written) = written {
             self.stalled = None;
-            return written;
+            let bytes = written.as_ref().map_or(0, |bytes| *bytes);
+            self.moved += bytes;
+            self.line.wrote(bytes);
+            return Poll::Ready(written);
         }
         let stalled = self
             .stalled
@@ -87,11 +108,13 @@ impl AsyncRead for Stream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        ready!(this.poll_turn(context));
         ready!(this.poll_room(context))?;
         let before = buffer.filled().len();
         this.inner.set_limit(limits::READ as u64);
         ready!(Pin::new(&mut this.inner).poll_read(context, buffer))?;
         let read = buffer.filled().len() - before;
+        this.moved += read;
         this.count(read);
         Poll::Ready(Ok(()))
     }
@@ -103,6 +126,7 @@ impl AsyncWrite for Stream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_turn(context));
         let written = Pin::new(self.inner.get_mut()).poll_write(context, bytes);
         self.wrote(context, written)
     }
@@ -112,6 +136,7 @@ impl AsyncWrite for Stream {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_turn(context));
         let written = Pin::new(self.inner.get_mut()).poll_write_vectored(context, slices);
         self.wrote(context, written)
     }
@@ -126,43 +151,5 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(self.inner.get_mut()).poll_shutdown(context)
-    }
-}
-
-/// The body of an answer: once it is out, its connection rests.
-pub struct Answer {
-    body: Body,
-    line: Arc<Line>,
-}
-
-impl Answer {
-    pub fn new(body: Body, line: Arc<Line>) -> Self {
-        Self { body, line }
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        self.line.rests();
-    }
-}
-
-impl HttpBody for Answer {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

@@ -1,6 +1,8 @@
 //! One connection: what it is doing, and how it is told to go.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -17,6 +19,8 @@ pub enum Doing {
     Answering,
     /// The body of a delivery whose signature has the right form and time.
     Delivery,
+    /// A request waits for its turn, or for something to change; nothing of it has begun.
+    Waiting,
     /// Any other body.
     Body,
     /// A head that is not complete, or has not begun.
@@ -26,9 +30,10 @@ pub enum Doing {
 }
 
 impl Doing {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Answering,
         Self::Delivery,
+        Self::Waiting,
         Self::Body,
         Self::Head,
         Self::Idle,
@@ -38,6 +43,7 @@ impl Doing {
         match self {
             Self::Answering => "answering",
             Self::Delivery => "delivery",
+            Self::Waiting => "waiting",
             Self::Body => "body",
             Self::Head => "head",
             Self::Idle => "idle",
@@ -60,6 +66,13 @@ pub struct Line {
     pub(super) head: AtomicUsize,
     /// As much of it as was left when it was told to go.
     pub(super) leaving: AtomicUsize,
+    /// What was written to its client, and when.
+    written: AtomicU64,
+    wrote_ms: AtomicU64,
+    /// How often it was polled, …
+    turn: AtomicU32,
+    /// …and at which of these a request last began.
+    began: AtomicU32,
     told_to_go: AtomicBool,
     waker: AtomicWaker,
 }
@@ -82,6 +95,10 @@ impl Line {
             since_ms: AtomicU64::new(now),
             head: AtomicUsize::new(0),
             leaving: AtomicUsize::new(0),
+            written: AtomicU64::new(0),
+            wrote_ms: AtomicU64::new(now),
+            turn: AtomicU32::new(1),
+            began: AtomicU32::new(0),
             told_to_go: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }
@@ -95,6 +112,60 @@ impl Line {
     /// Milliseconds of the budget's clock.
     pub fn since_ms(&self) -> u64 {
         self.since_ms.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn wrote(&self, bytes: usize) {
+        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.wrote_ms.store(self.budget.now_ms(), Ordering::Relaxed);
+    }
+
+    /// How many bytes were written, and when the last of them.
+    pub(super) fn written(&self) -> (u64, u64) {
+        let wrote_ms = self.wrote_ms.load(Ordering::Relaxed);
+        (self.written.load(Ordering::Relaxed), wrote_ms)
+    }
+
+    /// It is polled: its next turn.
+    pub fn takes_turn(&self) {
+        self.turn.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn turn(&self) -> u32 {
+        self.turn.load(Ordering::Relaxed)
+    }
+
+    /// Waits for a turn in which no request has begun: of thousands that a client sends
+    /// in one go, each has a turn.
+    pub async fn turn_of_request(&self) {
+        poll_fn(|context| {
+            let turn = self.turn();
+            if self.began.swap(turn, Ordering::Relaxed) == turn {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// Waits for `future`, which begins nothing: meanwhile another may have the
+    /// connection's place.
+    pub async fn waits_for<F: Future>(&self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        let mut waits = false;
+        let output = poll_fn(|context| {
+            let polled = future.as_mut().poll(context);
+            if polled.is_pending() && !waits {
+                waits = true;
+                self.turns_to(Doing::Waiting);
+            }
+            polled
+        })
+        .await;
+        if waits {
+            self.answers();
+        }
+        output
     }
 
     /// A head is complete, or a body.

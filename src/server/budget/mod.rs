@@ -6,11 +6,12 @@
 //! | | MiB |
 //! |---|---|
 //! | the process at rest | 48 |
-//! | 3,072 connections, 48 KiB each: two reads of 16 KiB, an answer's head, a task | 144 |
+//! | 3,072 connections, 48 KiB each: two reads of 16 KiB, or one and an answer, its head, a task | 144 |
 //! | heads beyond their first 16 KiB | 16 |
 //! | bodies of deliveries beyond their first 16 KiB | 32 |
-//! | bodies with a credential, and twice as much for what is made of them | 96 |
+//! | bodies with a credential, and twice as much for what is made of them | 72 |
 //! | bodies without a credential | 4 |
+//! | answers beyond 16 KiB, until they are written | 24 |
 //! | answers of upstreams, on their way to clients | 32 |
 //! | their copies, until they are kept | 12 |
 //! | usage that waits to be counted | 64 |
@@ -21,24 +22,29 @@
 //! idle go first; then whoever asks for more is told to come back.
 
 mod address;
+mod answer;
 mod connections;
 pub mod descriptors;
 mod io;
 mod line;
 pub mod organizations;
+mod progress;
 mod shares;
+mod turns;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-pub use address::{Address, forwarded_for};
+pub use address::{Address, forwarded_for, network};
+pub use answer::{Answer, charge};
 pub use connections::Place;
 use connections::{Growth, Open};
-pub use io::{Answer, Stream};
+pub use io::Stream;
 pub use line::{Doing, Line};
 use shares::Share;
 pub use shares::{Class, Payer, Permit, Shortage};
+pub use turns::{Seat, Turns};
 
 use crate::limits;
 use crate::telemetry::metrics::budget as metrics;
@@ -55,7 +61,8 @@ pub struct Budget {
     heads: AtomicUsize,
     /// Of these, what those have who were told to go, until they are gone.
     heads_leaving: AtomicUsize,
-    shares: [Share; 3],
+    shares: [Share; Class::ALL.len()],
+    pub turns: Turns,
     said: Seldom,
 }
 
@@ -70,6 +77,7 @@ impl Budget {
             heads: AtomicUsize::new(0),
             heads_leaving: AtomicUsize::new(0),
             shares: Default::default(),
+            turns: Turns::default(),
             said: Seldom::default(),
         })
     }
@@ -106,8 +114,8 @@ impl Budget {
             metrics::connections(doing.as_str(), count);
         }
         metrics::connections_limit(self.most);
-        for (class, share) in Class::ALL.into_iter().zip(&self.shares) {
-            metrics::bytes(class.as_str(), share.taken(), class.limits().0);
+        for class in Class::ALL {
+            metrics::bytes(class.as_str(), self.taken(class), class.limits().0);
         }
         metrics::bytes(
             metrics::HEADS,
@@ -123,6 +131,11 @@ impl Budget {
 
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of `class` that are in memory, or about to be.
+    pub fn taken(&self, class: Class) -> usize {
+        self.share(class).taken()
     }
 
     fn share(&self, class: Class) -> &Share {

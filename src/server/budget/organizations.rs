@@ -120,11 +120,7 @@ impl Shares {
     ) -> impl Future<Output = Result<Passes, Response>> + Send + use<'a> {
         let (first, second) = limits_of(route, request);
         let usage_units = units(request);
-        let organization = if caller.organization_id.is_nil() {
-            caller.id.unwrap_or_default()
-        } else {
-            caller.organization_id
-        };
+        let organization = caller.share_of();
         async move {
             let mut passes = [None, None];
             for (limit, pass) in [first, second].into_iter().zip(&mut passes) {
@@ -141,7 +137,7 @@ impl Shares {
                 }
             }
             Ok(Passes {
-                passes,
+                _passes: passes,
                 until_sent: first == Some(EXPORTS),
             })
         }
@@ -155,20 +151,20 @@ impl Shares {
 
 /// A request's turn.
 pub struct Passes {
-    passes: [Option<Pass>; 2],
+    _passes: [Option<Pass>; 2],
     /// It lasts until the response is sent, not until it begins.
     until_sent: bool,
 }
 
 impl Passes {
     /// Ends the turn with the response.
-    pub fn hold_for(self, response: Response) -> Response {
+    pub fn hold_for(self: Arc<Self>, response: Response) -> Response {
         if !self.until_sent {
             return response;
         }
         let (parts, body) = response.into_parts();
         let body = body.into_data_stream().map(move |chunk| {
-            let _under_way = &self.passes;
+            let _under_way = &self;
             chunk
         });
         Response::from_parts(parts, Body::from_stream(body))
@@ -420,7 +416,8 @@ mod tests {
         let ask = async || {
             let passes = shares.enter(&route, &caller, &request).await;
             let response = "a,b\r\n".into_response();
-            passes.map(|passes| passes.hold_for(response)).ok().unwrap()
+            let passes = passes.ok().map(Arc::new);
+            passes.unwrap().hold_for(response)
         };
         let first = ask().await;
         let second = ask().await;

@@ -1,35 +1,47 @@
-//! Bytes of bodies that are in memory: of all, and of each who sends them.
+//! Bytes of bodies and answers that are in memory: of all, and of each who sends or
+//! reads them.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::Bytes;
-use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::{Address, Budget};
+use super::progress::Progress;
+use super::{Address, Budget, Line};
 use crate::limits;
 use crate::telemetry::metrics::budget as metrics;
 
-/// Which share a body is taken from.
+/// Which share a body or an answer is taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     Intake,
     Api,
     Anonymous,
+    /// Answers that were made.
+    Answers,
+    /// Answers of upstreams, as they come.
+    Forwarded,
 }
 
 impl Class {
-    pub const ALL: [Self; 3] = [Self::Intake, Self::Api, Self::Anonymous];
+    pub const ALL: [Self; 5] = [
+        Self::Intake,
+        Self::Api,
+        Self::Anonymous,
+        Self::Answers,
+        Self::Forwarded,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Intake => "intake",
             Self::Api => "api",
             Self::Anonymous => "anonymous",
+            Self::Answers => "answers",
+            Self::Forwarded => "forwarded",
         }
     }
 
@@ -39,19 +51,22 @@ impl Class {
             Self::Intake => (limits::INTAKE, limits::INTAKE_OF_ADDRESS),
             Self::Api => (limits::API, limits::API_OF_CREDENTIAL),
             Self::Anonymous => (limits::ANONYMOUS, limits::ANONYMOUS_OF_ADDRESS),
+            Self::Answers => (limits::ANSWERS, limits::ANSWERS_OF_ORGANIZATION),
+            Self::Forwarded => (limits::FORWARDED, limits::FORWARDED_OF_ORGANIZATION),
         }
     }
 }
 
-/// Who pays for a body.
+/// Who pays for a body, or an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Payer {
     Address(Address),
     /// A credential: its kind, and the user or key.
     Credential(&'static str, Option<Uuid>),
+    Organization(Uuid),
 }
 
-/// Why a body gets no memory.
+/// Why there is no memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shortage {
     /// The payer's own share is taken.
@@ -105,47 +120,13 @@ enum State {
     Leaving,
 }
 
+/// How often it is tried again whether there is memory.
+const AGAIN: Duration = Duration::from_millis(50);
+
 /// Those who must be gone before new bytes are filled.
 type Leaving = Vec<u64>;
 
-/// How far a body has come.
-#[derive(Default)]
-pub struct Progress {
-    received: AtomicUsize,
-    last_ms: AtomicU64,
-    complete: AtomicBool,
-    given_up: AtomicBool,
-    waker: AtomicWaker,
-}
-
-impl Progress {
-    pub fn receives(&self, bytes: usize, now_ms: u64) {
-        self.received.fetch_add(bytes, Ordering::Relaxed);
-        self.last_ms.store(now_ms, Ordering::Relaxed);
-    }
-
-    /// Ready once others need its memory, and it is slow.
-    pub fn poll_given_up(&self, context: &mut Context<'_>) -> Poll<()> {
-        self.waker.register(context.waker());
-        if self.given_up.load(Ordering::Acquire) {
-            return Poll::Ready(());
-        }
-        Poll::Pending
-    }
-
-    fn is_slow(&self, began_ms: u64, now_ms: u64) -> bool {
-        if self.complete.load(Ordering::Relaxed) {
-            return false;
-        }
-        let since = |then: u64| now_ms.saturating_sub(then);
-        let stalled = since(self.last_ms.load(Ordering::Relaxed).max(began_ms));
-        let stall = u64::try_from(limits::BODY_STALL.as_millis()).unwrap_or(u64::MAX);
-        let due = since(began_ms).saturating_sub(stall) * limits::BODY_BYTES_PER_SEC / 1_000;
-        stalled >= stall || (self.received.load(Ordering::Relaxed) as u64) < due
-    }
-}
-
-/// Memory for a body, given back when it is dropped.
+/// Memory for a body or an answer, given back when it is dropped.
 pub struct Permit {
     budget: Arc<Budget>,
     class: Class,
@@ -211,22 +192,46 @@ impl Permit {
 
     /// The body as bytes that give its memory back with the last of them.
     pub fn keep(self, body: Vec<u8>) -> Bytes {
-        self.progress.complete.store(true, Ordering::Relaxed);
+        self.progress.set_complete(true);
+        Self::hold(&Arc::new(self), body.into())
+    }
+
+    /// Bytes that hold the memory until the last of them is gone.
+    pub fn hold(permit: &Arc<Self>, bytes: Bytes) -> Bytes {
         Bytes::from_owner(Paid {
-            body,
-            _permit: self,
+            bytes,
+            _permit: permit.clone(),
         })
+    }
+
+    /// From now on it waits for the client of `line`, who is slow unless it reads.
+    pub fn is_read_by(&self, line: Arc<Line>) {
+        let mut taken = self.budget.share(self.class).lock();
+        self.progress.is_read_by(line);
+        if let Some(entered) = taken.permits.get_mut(&self.id) {
+            entered.began_ms = self.budget.now_ms();
+        }
+    }
+
+    /// A chunk that came by this permit, which waits for the client of `line` and counts as
+    /// what it is.
+    pub fn pass_on(self, chunk: Bytes, line: Arc<Line>) -> Bytes {
+        self.is_read_by(line);
+        let share = self.budget.share(self.class);
+        share.lock().resize(self.id, chunk.len());
+        share.left.notify_waiters();
+        Self::hold(&Arc::new(self), chunk)
     }
 }
 
 struct Paid {
-    body: Vec<u8>,
-    _permit: Permit,
+    bytes: Bytes,
+    _permit: Arc<Permit>,
 }
 
 impl AsRef<[u8]> for Paid {
     fn as_ref(&self) -> &[u8] {
-        &self.body
+        &self.bytes
     }
 }
 
@@ -299,8 +304,7 @@ impl Taken {
         };
         if let Some(entered) = self.permits.get_mut(&id) {
             entered.state = State::Leaving;
-            entered.progress.given_up.store(true, Ordering::Release);
-            entered.progress.waker.wake();
+            entered.progress.give_up();
             let (payer, bytes) = (entered.payer, entered.bytes);
             self.leaving += bytes;
             self.remove(payer, bytes);
@@ -321,6 +325,20 @@ impl Taken {
             if *of_payer == 0 {
                 self.of_payer.remove(&payer);
             }
+        }
+    }
+
+    fn resize(&mut self, id: u64, bytes: usize) {
+        let Some(entered) = self.permits.get_mut(&id) else {
+            return;
+        };
+        let before = std::mem::replace(&mut entered.bytes, bytes);
+        if entered.state == State::Leaving {
+            self.leaving = self.leaving - before + bytes;
+        } else {
+            let payer = entered.payer;
+            self.remove(payer, before);
+            self.add(payer, bytes);
         }
     }
 
@@ -372,10 +390,9 @@ impl Budget {
         payer: Payer,
         bytes: usize,
     ) -> Result<Permit, Shortage> {
-        const AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
         let wait = match class {
             Class::Intake => limits::WAIT_OF_DELIVERY,
-            Class::Api | Class::Anonymous => limits::WAIT,
+            Class::Api | Class::Anonymous | Class::Answers | Class::Forwarded => limits::WAIT,
         };
         let until = self.now_ms() + u64::try_from(wait.as_millis()).unwrap_or(0);
         loop {
@@ -393,8 +410,24 @@ impl Budget {
         }
     }
 
+    /// Takes memory for what an upstream will send, and waits as long as it takes. Nobody
+    /// is slow before it has come.
+    pub async fn take_ahead(self: &Arc<Self>, payer: Payer, bytes: usize) -> Permit {
+        let class = Class::Forwarded;
+        loop {
+            let left = self.share(class).left.notified();
+            if let Ok((permit, leaving)) = self.enter(class, payer, bytes) {
+                permit.progress.set_complete(true);
+                permit.wait_for(leaving).await;
+                return permit;
+            }
+            // Whoever reads may become slow meanwhile.
+            let _ = tokio::time::timeout(AGAIN, left).await;
+        }
+    }
+
     pub fn refuse(&self, class: Class, shortage: Shortage) {
         metrics::bytes_refused(class.as_str(), shortage.as_str());
-        self.say("bodies are refused: those in memory take all that there is for them");
+        self.say("bodies or answers are refused: those in memory take all that there is for them");
     }
 }

@@ -18,7 +18,7 @@ const OTHER: &str = "198.51.100.1:1";
 
 #[test]
 fn whoever_comes_takes_the_place_of_the_least_worthy() {
-    let budget = budget(5);
+    let budget = budget(Doing::ALL.len());
     let places: Vec<Place> = Doing::ALL
         .into_iter()
         .map(|doing| {
@@ -33,7 +33,7 @@ fn whoever_comes_takes_the_place_of_the_least_worthy() {
     };
     let mut strangers = Vec::new();
     let mut gone = Vec::new();
-    for next in [Doing::Idle, Doing::Head, Doing::Body] {
+    for next in [Doing::Idle, Doing::Head, Doing::Body, Doing::Waiting] {
         let stranger = budget.admit(peer(STRANGER)).expect("there is a place");
         stranger.0.answers();
         strangers.push(stranger);
@@ -123,9 +123,9 @@ async fn a_body_is_counted_until_its_last_byte_is_gone() {
     let body = taking.await.unwrap().keep(vec![0; 1_000_000]);
     let part = body.slice(10..20);
     drop(body);
-    assert_eq!(budget.share(Class::Api).taken(), 1_000_000);
+    assert_eq!(budget.taken(Class::Api), 1_000_000);
     drop(part);
-    assert_eq!(budget.share(Class::Api).taken(), 0);
+    assert_eq!(budget.taken(Class::Api), 0);
 }
 
 #[tokio::test]
@@ -167,14 +167,14 @@ async fn a_body_that_does_not_come_gives_way() {
     let mut next = pin!(next);
     assert!(is_pending(next.as_mut()).await);
     assert!(
-        budget.share(Class::Intake).taken() > all,
+        budget.taken(Class::Intake) > all,
         "the slow one has its bytes until it is gone"
     );
     slow.clear();
     let next = next.await;
     assert!(next.is_ok(), "a slow one made room");
     drop((whole, next));
-    assert_eq!(budget.share(Class::Intake).taken(), 0);
+    assert_eq!(budget.taken(Class::Intake), 0);
 }
 
 #[tokio::test]
@@ -198,5 +198,25 @@ async fn a_body_that_grows_waits_for_those_that_give_way() {
         slow.clear();
         assert!(more.await.is_ok());
     }
-    assert_eq!(budget.share(Class::Intake).taken(), own);
+    assert_eq!(budget.taken(Class::Intake), own);
+}
+
+#[tokio::test]
+async fn what_waits_gives_way_and_what_goes_on_does_not() {
+    let budget = budget(1);
+    let place = budget.admit(peer(OTHER)).unwrap();
+    place.0.answers();
+    assert_eq!(place.0.waits_for(async { 1 }).await, 1);
+    assert_eq!(place.0.doing(), Doing::Answering, "nothing was waited for");
+    let (wake, woken) = tokio::sync::oneshot::channel();
+    let mut waiting = Box::pin(place.0.waits_for(woken));
+    assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+    assert_eq!(place.0.doing(), Doing::Waiting);
+    wake.send(()).unwrap();
+    waiting.await.unwrap();
+    assert!(budget.admit(peer(STRANGER)).is_none(), "it goes on");
+    let mut waiting = Box::pin(place.0.waits_for(std::future::pending::<()>()));
+    assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+    assert!(budget.admit(peer(STRANGER)).is_some());
+    assert!(place.0.must_go());
 }

@@ -12,19 +12,26 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::extract::Request;
+use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, Route as Handler};
 use tower::{Layer, Service, ServiceExt as _};
 
+use super::entry::Peer;
 use super::idempotency::{self, Keeper};
 use super::rate_limit::Limits;
 use super::{media, parameters, time_limit};
+use crate::limits;
 use crate::server::budget::organizations::Shares;
+use crate::server::budget::{self, Payer, Shortage};
 use crate::server::caller::Caller;
+use crate::server::detached;
+use crate::server::problem::Problem;
 use crate::server::routes::{Access, Route};
 
 /// Checks a request's credential, and notes whose it is: handlers and the other
-/// checks find the caller in the request's extensions.
+/// checks find the caller in the request's extensions. It is noted before anything
+/// is refused for what it may not do.
 pub trait Guard: Send + Sync + 'static {
     fn admit(
         &self,
@@ -54,30 +61,92 @@ impl<G: Guard> Checks<G> {
     }
 
     async fn admit(&self, route: &Route, mut request: Request, next: Next) -> Response {
-        if let Err(refusal) = self.guard.admit(route.access, &mut request).await {
-            return refusal;
-        }
+        let admitted = self.guard.admit(route.access, &mut request).await;
         let Some(caller) = Caller::of(&request) else {
-            return self.run(route, request, next).await;
+            return match admitted {
+                Ok(()) => self.run(route, request, next).await,
+                Err(refusal) => refusal,
+            };
         };
+        // What is refused was asked as well, and looked up.
         let taken = match self.limits.take(route.rate, &caller, &mut request) {
             Ok(taken) => taken,
             Err(refusal) => return *refusal,
         };
-        let entering = self.shares.enter(route, &caller, &request);
-        let response = match entering.await {
-            Ok(passes) => passes.hold_for(self.run(route, request, next).await),
+        let response = match admitted {
+            Ok(()) => self.answer_in_turn(route, caller, request, next).await,
             Err(refusal) => refusal,
         };
         taken.describe(response)
     }
 
-    async fn run(&self, route: &Route, request: Request, next: Next) -> Response {
+    /// Runs a request when its organization has room for it, and for its answer.
+    async fn answer_in_turn(
+        &self,
+        route: &Route,
+        caller: Caller,
+        request: Request,
+        next: Next,
+    ) -> Response {
+        let peer = request.extensions().get::<Peer>().cloned();
+        let entering = self.shares.enter(route, &caller, &request);
+        let entered = match &peer {
+            Some(peer) => peer.0.waits_for(entering).await,
+            None => entering.await,
+        };
+        let passes = match entered {
+            Ok(passes) => Arc::new(passes),
+            Err(refusal) => return refusal,
+        };
+        let running = self.run(route, request, next);
+        let response = detached::during(passes.clone(), running).await;
+        let response = match peer {
+            Some(Peer(line)) => {
+                let charging = budget::charge(&line, payer(&caller), response);
+                let charged = charging.await.map_err(unread);
+                charged.unwrap_or_else(Problem::into_response)
+            }
+            None => response,
+        };
+        passes.hold_for(response)
+    }
+
+    async fn run(&self, route: &Route, mut request: Request, next: Next) -> Response {
         if let Err(problem) = parameters::check(route, request.uri()) {
             return problem.into_response();
         }
+        if route.access == Access::Console {
+            idempotency::take_key_of_form(&mut request);
+        }
         idempotency::once(&self.keeper, route.idempotency, request, next).await
     }
+}
+
+/// Who pays for the answers to a caller.
+fn payer(caller: &Caller) -> Payer {
+    if caller.organization_id.is_nil() {
+        return Payer::Credential(caller.kind, caller.id);
+    }
+    Payer::Organization(caller.organization_id)
+}
+
+/// There is no memory for an answer beside those that are not read.
+fn unread(shortage: Shortage) -> Problem {
+    const CODE: &str = "answers_unread";
+    let problem = match shortage {
+        Shortage::Own => Problem::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            CODE,
+            "this was carried out, but earlier answers of yours are not read yet, and there is no \
+             memory for its own: read them, and send it again with the same ids or key",
+        ),
+        Shortage::All => Problem::unavailable(
+            CODE,
+            "this was carried out, but too many answers are not read yet, and there is no memory \
+             for its own: send it again with the same ids or key",
+        ),
+    };
+    problem.retry_after(limits::RETRY_AFTER_SECS)
 }
 
 /// The handler, behind the check of the body's media type.

@@ -72,7 +72,6 @@ impl Service<Request<Incoming>> for Entry {
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        self.line.answers();
         let id = RequestId::of(request.headers());
         let span = tracing::info_span!("request", id = id.as_str());
         telemetry::follow(&span, request.headers());
@@ -84,6 +83,8 @@ impl Service<Request<Incoming>> for Entry {
         let line = self.line.clone();
         let name = id.clone();
         let answering = async move {
+            line.turn_of_request().await;
+            line.answers();
             let mut response = match refusal {
                 Some(problem) => {
                     let method = measured::name_of(request.method());

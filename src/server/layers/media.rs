@@ -8,6 +8,7 @@ use crate::server::problem::Problem;
 use crate::server::routes::{JSON, Route};
 
 pub const CSV: &str = "text/csv";
+pub const CLOUD_EVENT: &str = "application/cloudevents+json";
 /// Every answer may turn out to be one.
 const PROBLEM: &str = "application/problem+json";
 
@@ -59,7 +60,11 @@ pub fn check_body(route: &Route, headers: &HeaderMap) -> Result<(), Problem> {
         let subtype = sent.strip_prefix("application/").unwrap_or_default();
         subtype.ends_with("+json")
     };
-    let known = consumed.contains(&sent) || (consumed[..] == [JSON] && is_json(&sent));
+    // CloudEvents' SDKs leave the type of data out, which then is JSON.
+    let is_event = headers.contains_key("ce-specversion")
+        && consumed.iter().any(|kind| kind == CLOUD_EVENT)
+        && (sent.is_empty() || is_json(&sent));
+    let known = is_event || consumed.contains(&sent) || (consumed[..] == [JSON] && is_json(&sent));
     if known {
         return Ok(());
     }

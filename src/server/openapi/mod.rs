@@ -19,8 +19,12 @@ const DESCRIPTION: &str = "Billing between Stripe, a product and its operators.\
     `application/problem+json` with a stable `code`. Lists come in pages: `nextCursor` of one is \
     `cursor` of the next. Every response has an `X-Request-Id`.";
 
-/// The document of these routes.
-pub fn document(routes: &[Route], schemas: &[(String, RefOr<Schema>)]) -> Value {
+/// The document of these routes, and of what the product is sent.
+pub fn document(
+    routes: &[Route],
+    schemas: &[(String, RefOr<Schema>)],
+    webhooks: Map<String, Value>,
+) -> Value {
     let mut paths = Map::new();
     for route in routes {
         let described = route.method.as_ref().zip(route.operation.as_ref());
@@ -41,7 +45,7 @@ pub fn document(routes: &[Route], schemas: &[(String, RefOr<Schema>)]) -> Value 
         },
         "servers": [{"url": "/", "description": "The service that this document is from."}],
         "paths": paths,
-        "webhooks": webhooks(),
+        "webhooks": webhooks,
         "components": components(schemas),
     });
     refer(&mut document);
@@ -147,30 +151,6 @@ fn refer_below(value: &mut Value, named: &BTreeMap<String, String>) {
             None => refer_below(part, named),
         }
     }
-}
-
-/// What the application is sent.
-fn webhooks() -> Value {
-    let header = |name: &str, description: &str| {
-        json!({"name": name, "in": "header", "required": true, "description": description,
-               "schema": {"type": "string"}})
-    };
-    json!({"usageAlert": {"post": {
-        "operationId": "usageAlert",
-        "tags": ["Events"],
-        "summary": "A quota is used to 80, 100 or 120 %",
-        "description": "Sent to `APPLICATION_WEBHOOK_URL`, signed as Standard Webhooks says, until \
-                        it is answered 2xx. A redirect is a failure.",
-        "security": [],
-        "parameters": [
-            header("webhook-id", "The alert's id: the same each time it is sent."),
-            header("webhook-timestamp", "When it is sent, in seconds since 1970."),
-            header("webhook-signature", "`v1,` and the HMAC-SHA256 of id, timestamp and body."),
-        ],
-        "requestBody": {"required": true, "content": {"application/cloudevents+json": {
-            "schema": {"$ref": "#/components/schemas/UsageAlertEvent"}}}},
-        "responses": {"2XX": {"description": "It was taken."}},
-    }}})
 }
 
 fn components(schemas: &[(String, RefOr<Schema>)]) -> Value {

@@ -1,11 +1,13 @@
 //! Lists in pages: `?limit=&cursor=` → `{"data": […], "nextCursor": …}`.
 
-use serde::de::Error as _;
+use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::server::number;
 use crate::server::pagination::cursor::ListCursors;
+use crate::server::problem::Problem;
 
 /// Rows of a page where the request names no number.
 pub const DEFAULT_LIMIT: u32 = 25;
@@ -82,30 +84,77 @@ impl<T> Page<T> {
         }
     }
 
-    /// A page of `rows`, of which [`Limit::rows`] were asked for; `place` is
-    /// what a row is found by in the list's order.
-    pub fn of<P: Serialize>(
-        mut rows: Vec<T>,
-        limit: Limit,
-        cursors: &ListCursors,
-        place: impl FnOnce(&T) -> P,
-    ) -> Self {
-        let limit = limit.0 as usize;
-        let more = rows.len() > limit;
-        rows.truncate(limit);
-        let last = rows.last().filter(|_| more);
-        let next_cursor = last.map(|last| cursors.write(&place(last)));
-        Self {
-            data: rows,
-            next_cursor,
-        }
-    }
-
     /// The page with each row as the API shows it.
     pub fn map<U>(self, show: impl FnMut(T) -> U) -> Page<U> {
         Page {
             data: self.data.into_iter().map(show).collect(),
             next_cursor: self.next_cursor,
+        }
+    }
+}
+
+/// A row of a list, which is found again by its position in the list's order.
+pub trait Listed {
+    type Position: Serialize + DeserializeOwned;
+
+    fn position(&self) -> Self::Position;
+}
+
+/// The query of a list.
+pub trait ListQuery {
+    fn limit(&self) -> Limit;
+
+    fn cursor(&self) -> Option<&str>;
+
+    /// Everything that decides which rows are in the list: a cursor continues no other.
+    fn filters(&self) -> Value {
+        Value::Null
+    }
+}
+
+impl ListQuery for Paging {
+    fn limit(&self) -> Limit {
+        self.limit
+    }
+
+    fn cursor(&self) -> Option<&str> {
+        self.cursor.as_deref()
+    }
+}
+
+/// A page that a request asks for.
+pub struct PageRequest<T: Listed> {
+    /// Where it begins; `None` for the first one.
+    pub after: Option<T::Position>,
+    limit: Limit,
+    cursors: ListCursors,
+}
+
+impl<T: Listed> PageRequest<T> {
+    /// Of the list that `cursors` are for.
+    pub fn new(cursors: ListCursors, query: &impl ListQuery) -> Result<Self, Problem> {
+        Ok(Self {
+            after: cursors.place(query.cursor())?,
+            limit: query.limit(),
+            cursors,
+        })
+    }
+
+    /// How many rows to read.
+    pub fn rows(&self) -> i64 {
+        self.limit.rows()
+    }
+
+    /// The page, of the rows that were read.
+    pub fn of(&self, mut rows: Vec<T>) -> Page<T> {
+        let limit = self.limit.0 as usize;
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let last = rows.last().filter(|_| more);
+        let next_cursor = last.map(|last| self.cursors.write(&last.position()));
+        Page {
+            data: rows,
+            next_cursor,
         }
     }
 }

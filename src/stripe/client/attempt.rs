@@ -41,7 +41,8 @@ pub(super) async fn send(
         if let Some(pace) = &client.pace {
             pace.wait().await;
         }
-        let failed = match attempt(client, &method, call, key).await {
+        // What waits for a call has no room for it: few futures ever make one.
+        let failed = match Box::pin(attempt(client, &method, call, key)).await {
             Ok(response) => break Ok(response),
             Err(failed) => failed,
         };

@@ -10,7 +10,7 @@ use super::error::{ErrorKind, StripeError};
 use super::{Call, Client, FLEXIBLE, Params, Response};
 
 /// Stripe's largest page.
-const PAGE: u32 = 100;
+pub(super) const PAGE: u32 = 100;
 
 /// A page of a list.
 #[derive(Debug, Clone, Deserialize)]
@@ -147,7 +147,7 @@ fn typed<T: DeserializeOwned>(name: &'static str, response: Response) -> Result<
 }
 
 impl Client {
-    async fn get_typed<T: DeserializeOwned>(
+    pub(super) async fn get_typed<T: DeserializeOwned>(
         &self,
         name: &'static str,
         path: &str,
@@ -156,7 +156,7 @@ impl Client {
         typed(name, self.get(call(name, path, params)).await?)
     }
 
-    async fn post_typed<T: DeserializeOwned>(
+    pub(super) async fn post_typed<T: DeserializeOwned>(
         &self,
         name: &'static str,
         path: &str,
@@ -274,23 +274,6 @@ impl Client {
     pub async fn create_price(&self, params: &Params, key: &str) -> Result<Price, StripeError> {
         self.post_typed("prices.create", "/v1/prices", params, key)
             .await
-    }
-
-    pub async fn meters(&self) -> Result<Vec<Meter>, StripeError> {
-        self.all("meters.list", "/v1/billing/meters", Params::new())
-            .await
-    }
-
-    pub async fn create_meter(&self, params: &Params, key: &str) -> Result<Meter, StripeError> {
-        self.post_typed("meters.create", "/v1/billing/meters", params, key)
-            .await
-    }
-
-    pub async fn create_meter_event(&self, params: &Params, key: &str) -> Result<(), StripeError> {
-        let path = "/v1/billing/meter_events";
-        self.post(call("meter_events.create", path, params), key)
-            .await
-            .map(drop)
     }
 
     pub async fn create_subscription(

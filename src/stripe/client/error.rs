@@ -2,6 +2,7 @@
 
 use reqwest::StatusCode;
 use serde::Deserialize;
+use serde_json::Value;
 
 const KEY_IN_USE: &str = "idempotency_key_in_use";
 
@@ -75,6 +76,24 @@ impl StripeError {
         }))
     }
 
+    /// What an intent's `last_payment_error` says of a payment that was declined. `None` if
+    /// its cardholder only has to confirm it.
+    pub fn of_declined(last_payment_error: &Value) -> Option<Self> {
+        let text = |name: &str| last_payment_error[name].as_str().map(str::to_owned);
+        let (code, decline_code) = (text("code")?, text("decline_code"));
+        let confirms = [
+            "authentication_required",
+            "payment_intent_authentication_failure",
+        ];
+        if confirms.contains(&&*code) || decline_code.as_deref() == Some(confirms[0]) {
+            return None;
+        }
+        let message = text("message").unwrap_or_else(|| "the card was declined".to_owned());
+        let mut error = Self::new(ErrorKind::Card, "payment_intents.retrieve", message);
+        (error.0.code, error.0.decline_code) = (Some(code), decline_code);
+        Some(error)
+    }
+
     pub(super) fn of_request(mut self, request_id: Option<String>) -> Self {
         self.0.request_id = request_id;
         self
@@ -108,7 +127,7 @@ impl StripeError {
     /// Whether it says what became of a call whose earlier attempts, with the same key,
     /// were not answered: Stripe has looked at the parameters, and gives the first
     /// response again. Others are refused before.
-    pub(super) fn settles(&self) -> bool {
+    pub fn settles(&self) -> bool {
         matches!(
             self.kind,
             ErrorKind::Card
@@ -134,6 +153,13 @@ impl StripeError {
         self.kind == ErrorKind::NotFound
             && (self.param.as_deref() == Some("customer")
                 || self.message.starts_with("No such customer"))
+    }
+
+    /// Whether there is nothing to be charged: no default, and none of the
+    /// subscription's own.
+    pub fn lacks_payment_method(&self) -> bool {
+        let words = "no attached payment source or default payment method";
+        self.message.contains(words)
     }
 
     fn details(&self) -> String {

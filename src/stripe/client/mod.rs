@@ -9,7 +9,10 @@ mod attempt;
 mod discounts;
 mod endpoints;
 mod error;
+mod lists;
+mod meters;
 mod pace;
+mod pages;
 mod params;
 mod payments;
 mod schedules;
@@ -28,6 +31,7 @@ pub use endpoints::{
     WebhookEndpoint,
 };
 pub use error::{ErrorKind, StripeError};
+pub use lists::{AccountList, Page};
 use pace::Pace;
 pub use params::Params;
 
@@ -94,6 +98,10 @@ impl Client {
             pace: Some(Pace::per_second(rate)),
             ..self
         }
+    }
+
+    pub const fn patience(&self) -> Patience {
+        self.patience
     }
 
     pub async fn get(&self, call: Call<'_>) -> Result<Response, StripeError> {

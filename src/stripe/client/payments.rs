@@ -67,6 +67,35 @@ impl Client {
         id.ok_or_else(|| StripeError::new(ErrorKind::Unreadable, name, "the item has no id"))
     }
 
+    /// An invoice with what a payer needs to confirm its payment.
+    pub async fn invoice_to_confirm(&self, id: &str) -> Result<Response, StripeError> {
+        let name = "invoices.retrieve";
+        let path = format!("/v1/invoices/{}", id_of(name, id)?);
+        let params = Params::new().set("expand[0]", "confirmation_secret");
+        self.get(call(name, &path, &params)).await
+    }
+
+    /// A subscription's open invoices, newest first.
+    pub async fn open_invoices(&self, subscription: &str) -> Result<Vec<Value>, StripeError> {
+        let params = Params::new()
+            .set("subscription", subscription)
+            .set("status", "open");
+        self.all("invoices.list", "/v1/invoices", params).await
+    }
+
+    pub async fn payment_intent(&self, id: &str) -> Result<Response, StripeError> {
+        let name = "payment_intents.retrieve";
+        let path = format!("/v1/payment_intents/{}", id_of(name, id)?);
+        self.get(call(name, &path, &Params::new())).await
+    }
+
+    /// Makes an open invoice one that nobody can pay.
+    pub async fn void_invoice(&self, id: &str, key: &str) -> Result<Response, StripeError> {
+        let name = "invoices.void";
+        let path = format!("/v1/invoices/{}/void", id_of(name, id)?);
+        self.post(call(name, &path, &Params::new()), key).await
+    }
+
     pub async fn charge(&self, id: &str) -> Result<Response, StripeError> {
         let name = "charges.retrieve";
         let path = format!("/v1/charges/{}", id_of(name, id)?);
@@ -82,6 +111,12 @@ impl Client {
     pub async fn checkout_session(&self, id: &str) -> Result<Response, StripeError> {
         let name = "checkout.sessions.retrieve";
         let path = format!("/v1/checkout/sessions/{}", id_of(name, id)?);
+        self.get(call(name, &path, &Params::new())).await
+    }
+
+    pub async fn refund(&self, id: &str) -> Result<Response, StripeError> {
+        let name = "refunds.retrieve";
+        let path = format!("/v1/refunds/{}", id_of(name, id)?);
         self.get(call(name, &path, &Params::new())).await
     }
 

@@ -1,5 +1,6 @@
 //! Invoices and their lines.
 
+use billing_domain::status::InvoiceStatus;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -16,7 +17,7 @@ pub struct Invoice {
     #[serde(rename = "stripe_subscription_id")]
     pub subscription_id: Option<String>,
     pub number: Option<String>,
-    pub status: Option<String>,
+    pub status: Option<InvoiceStatus>,
     pub billing_reason: Option<String>,
     pub collection_method: Option<String>,
     pub currency: String,
@@ -181,22 +182,22 @@ fn subscription_metadata(o: &Fields<'_>) -> Result<Metadata, ShapeError> {
 }
 
 /// Versions before 2018-11-08 have no status, but fields that imply it.
-fn status(o: &Fields<'_>) -> Result<Option<String>, ShapeError> {
+fn status(o: &Fields<'_>) -> Result<Option<InvoiceStatus>, ShapeError> {
     if let Some(status) = o.maybe_text("status")? {
-        return Ok(Some(status));
+        return Ok(Some(status.into()));
     }
     let status = if o.flag("paid")? {
-        "paid"
+        InvoiceStatus::Paid
     } else if o.flag("forgiven")? {
-        "uncollectible"
+        InvoiceStatus::Uncollectible
     } else if o.flag("attempted")? || o.flag("closed")? {
-        "open"
+        InvoiceStatus::Open
     } else {
-        "draft"
+        InvoiceStatus::Draft
     };
     let told = ["paid", "forgiven", "attempted", "closed"];
     let is_told = told.iter().any(|name| o.has(name));
-    Ok(is_told.then(|| status.to_owned()))
+    Ok(is_told.then_some(status))
 }
 
 /// The amounts due and paid of an invoice.
@@ -212,8 +213,8 @@ impl Amounts {
         let due = o.integer("amount_due")?;
         let paid = match o.maybe_integer("amount_paid")? {
             Some(amount) => amount,
-            None if o.has("paid") || o.has("status") => match status(o)?.as_deref() {
-                Some("paid") => due,
+            None if o.has("paid") || o.has("status") => match status(o)? {
+                Some(InvoiceStatus::Paid) => due,
                 _ => 0,
             },
             None => return Err(o.missing("amount_paid")),

@@ -13,6 +13,7 @@ mod fields;
 mod invoice;
 mod invoice_payment;
 mod payment_method;
+mod refund;
 mod subscription;
 mod subscription_schedule;
 
@@ -25,6 +26,7 @@ pub use fields::ShapeError;
 pub use invoice::{Invoice, InvoiceLine};
 pub use invoice_payment::InvoicePayment;
 pub use payment_method::PaymentMethod;
+pub use refund::Refund;
 pub use subscription::{Subscription, SubscriptionItem};
 pub use subscription_schedule::{PhaseItem, SchedulePhase, SubscriptionSchedule};
 
@@ -43,6 +45,7 @@ pub enum BillingObject {
     Customer(Box<Customer>),
     Discount(Box<Discount>),
     Dispute(Box<Dispute>),
+    Refund(Box<Refund>),
     InvoicePayment(Box<InvoicePayment>),
     CheckoutSession(Box<CheckoutSession>),
     SubscriptionSchedule(Box<SubscriptionSchedule>),
@@ -58,6 +61,7 @@ impl BillingObject {
             Self::Customer(object) => &object.id,
             Self::Discount(object) => &object.id,
             Self::Dispute(object) => &object.id,
+            Self::Refund(object) => &object.id,
             Self::InvoicePayment(object) => &object.id,
             Self::CheckoutSession(object) => &object.id,
             Self::SubscriptionSchedule(object) => &object.id,

@@ -1,5 +1,6 @@
 //! Subscriptions and their items.
 
+use billing_domain::status::SubscriptionStatus;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -15,7 +16,7 @@ pub struct Subscription {
     #[serde(rename = "stripe_customer_id")]
     pub customer_id: String,
     #[serde(rename = "stripe_status")]
-    pub status: String,
+    pub status: SubscriptionStatus,
     pub currency: Option<String>,
     pub current_period_start: Option<Timestamp>,
     pub current_period_end: Option<Timestamp>,
@@ -119,7 +120,7 @@ impl Subscription {
         Ok(Self {
             id: o.own_id()?,
             customer_id: customer(&o)?.ok_or_else(|| o.missing("customer"))?,
-            status: o.text("status")?,
+            status: o.text("status")?.into(),
             currency: o.maybe_text("currency")?,
             current_period_start: match with_period {
                 Some(item) => item.current_period_start,

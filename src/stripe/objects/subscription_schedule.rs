@@ -60,6 +60,9 @@ pub struct PhaseItem {
     /// Whether the price is that of a licensed seat beside the fee.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub seats: bool,
+    /// The add-on that the price is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addon: Option<String>,
     /// The price's interval, if plans are sold by it and it was known then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<String>,
@@ -133,6 +136,7 @@ impl SchedulePhase {
                         plan_tier: None,
                         metric: None,
                         seats: false,
+                        addon: None,
                         interval: None,
                     })
                 })

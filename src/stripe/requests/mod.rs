@@ -29,8 +29,8 @@ use uuid::Uuid;
 use super::client::Params;
 use crate::db::TenantTx;
 pub use store::{
-    Which, abandon, acknowledge, failed, find, has_abandoned_creation, postpone, succeeded,
-    unsettled,
+    Which, abandon, acknowledge, failed, find, has_abandoned_creation, hold_unarchived, postpone,
+    succeeded, unsettled,
 };
 
 /// Stripe forgets keys after 24 hours at the earliest; one hour is the margin for
@@ -45,6 +45,8 @@ const REQUEST_KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 pub enum Subject {
     Customer,
     Subscription,
+    /// Which payment method is charged, or the end of one.
+    PaymentMethod,
 }
 
 impl Subject {
@@ -52,6 +54,7 @@ impl Subject {
         match self {
             Self::Customer => "customer",
             Self::Subscription => "subscription",
+            Self::PaymentMethod => "payment_method",
         }
     }
 }
@@ -196,6 +199,16 @@ pub async fn completed_command(
 ) -> Result<Option<Value>, sqlx::Error> {
     let mut tx = TenantTx::begin(pool, organization_id).await?;
     store::completed_command(&mut tx, request_key, REQUEST_KEY_LIFETIME).await
+}
+
+/// The recorded command of the change with this id, if its request succeeded.
+pub async fn command_of(
+    pool: &PgPool,
+    organization_id: Uuid,
+    change_id: &str,
+) -> Result<Option<Value>, sqlx::Error> {
+    let mut tx = TenantTx::begin(pool, organization_id).await?;
+    store::command_of(&mut tx, change_id).await
 }
 
 /// What a request came to. Locks it until the transaction ends, so that only one

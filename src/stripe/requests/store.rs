@@ -114,6 +114,21 @@ pub async fn open_about(
     row.map(Request::try_from).transpose()
 }
 
+/// The command of a change, by the change's id.
+pub async fn command_of(tx: &mut TenantTx, change_id: &str) -> Result<Option<Value>, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let found = sqlx::query_scalar!(
+        r#"SELECT context -> 'wish' AS "wish: Value" FROM billing_stripe_requests
+            WHERE organization_id = $1 AND context ->> 'id' = $2
+              AND subject = 'subscription' AND state = 'succeeded' LIMIT 1"#,
+        organization_id,
+        change_id
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    Ok(found.flatten())
+}
+
 /// The recorded command of a change that came with this `Idempotency-Key` and
 /// succeeded within `lifetime`.
 pub async fn completed_command(
@@ -148,7 +163,10 @@ pub async fn lock(conn: &mut PgConnection, request: &Request) -> Result<State, s
     match &*state {
         "open" => Ok(State::Open),
         "succeeded" => Ok(State::Succeeded),
-        _ => Ok(State::Failed),
+        "failed" => Ok(State::Failed),
+        other => Err(sqlx::Error::Decode(
+            format!("billing_stripe_requests.state: {other} is unknown").into(),
+        )),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The parameters of the call to Stripe that makes a change.
 
 use super::ending::without_items;
+use super::payer::{ERROR_IF_INCOMPLETE, PAYMENT_BEHAVIOR};
 use super::saga::VERSION;
 use super::schedule;
 use crate::catalogue::Plan;
@@ -38,7 +39,9 @@ struct SwitchCall {
 
 /// Whether the subscription must be in flexible billing before the change. One that has a
 /// pending change stays as it is: its schedule was made for the billing that it has.
-fn check_flexible(switch: &Switch<'_>) -> Result<bool, ChangeRejection> {
+pub(in crate::subscriptions) fn check_flexible(
+    switch: &Switch<'_>,
+) -> Result<bool, ChangeRejection> {
     match &switch.subscription.pending {
         Some(pending) if switch.needs_flexible => Err(change_pending(pending)),
         _ => Ok(switch.needs_flexible),
@@ -49,7 +52,9 @@ fn check_flexible(switch: &Switch<'_>) -> Result<bool, ChangeRejection> {
 fn with_extras(action: &StripeAction<'_>, extras: &Extras, params: Params) -> Params {
     match action {
         // A cancellation takes no part in discounts, and shows none.
-        StripeAction::EndNow { .. } | StripeAction::CallOff { .. } => params,
+        StripeAction::EndNow { .. }
+        | StripeAction::CallOff { .. }
+        | StripeAction::Withdraw { .. } => params,
         StripeAction::SwitchLater { .. } => extras.redeem(params),
         _ => with_discounts(extras.redeem(params)),
     }
@@ -69,9 +74,10 @@ impl Subscriptions {
             StripeAction::Create {
                 plan,
                 quantities,
+                addons,
                 trial_days,
             } => {
-                let prices = self.prices_of(client, plan, None).await?;
+                let prices = self.prices_with(client, plan, None, addons).await?;
                 let customer_id = asked.customer_id.ok_or(Failure::NoOrganization)?;
                 let trial = Some(*trial_days).filter(|days| *days > 0);
                 let params = Params::new()
@@ -79,7 +85,7 @@ impl Subscriptions {
                     .set("metadata[organization_id]", asked.organization_id)
                     .set_if(VERSION, self.version_of(plan, None))
                     .set("billing_mode[type]", prices.billing_mode(plan))
-                    .set("payment_behavior", "error_if_incomplete")
+                    .set(PAYMENT_BEHAVIOR, ERROR_IF_INCOMPLETE)
                     .set_if("trial_period_days", trial);
                 let params = extras.tax(params);
                 (None, items_of(&prices, *quantities, params, "items"))
@@ -139,7 +145,7 @@ impl Subscriptions {
         let params = switch
             .parameters("", switch.proration_behavior)
             .set_if(VERSION, named.flatten())
-            .set("payment_behavior", "error_if_incomplete");
+            .set(PAYMENT_BEHAVIOR, ERROR_IF_INCOMPLETE);
         Ok(SwitchCall {
             params,
             usage: switch.usage(),

@@ -51,6 +51,7 @@ pub fn without_items(action: &StripeAction<'_>) -> (Option<String>, Params) {
         }
         StripeAction::Switch { subscription, .. }
         | StripeAction::SwitchLater { subscription, .. }
+        | StripeAction::Withdraw { subscription, .. }
         | StripeAction::Redeem { subscription, .. }
         | StripeAction::Nothing { subscription } => (subscription, Params::new()),
         StripeAction::Create { .. } => return (None, Params::new()),

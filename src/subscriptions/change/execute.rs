@@ -9,12 +9,15 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::awaiting::{self, ended_unpaid};
 use super::flexible::make_flexible;
 use super::follow::follow_after;
+use super::payer;
 use super::record::{
-    ChangeKind, ChangeRecord, Release, audited_command, is_marked, is_no_longer_in_flight,
+    AWAITS_PAYMENT, ChangeKind, ChangeRecord, Release, audited_command, is_marked,
+    is_no_longer_in_flight,
 };
-use super::saga::VERSION;
+use super::saga::{Round, VERSION};
 use super::schedule::{self, STARTS_AT};
 use crate::audit::{self, NewEntry};
 use crate::db::TenantTx;
@@ -24,19 +27,20 @@ use crate::projection::{self, StripeResponse};
 use crate::stripe::client::{self, Client, ErrorKind, StripeError};
 use crate::stripe::requests::{self, Request};
 use crate::subscriptions::Subscriptions;
+use crate::subscriptions::awaited::awaited_change_id;
 use crate::subscriptions::command::ChangeRejection;
 use crate::subscriptions::failure::Failure;
-use crate::subscriptions::mirror::{StripeSnapshot, snapshot};
+use crate::subscriptions::mirror::{StripeSnapshot, fetch, snapshot};
 use crate::subscriptions::promotion;
 
 impl Subscriptions {
     /// Makes the call of an open request, and closes the request.
-    pub(in crate::subscriptions) async fn execute(
+    pub(super) async fn execute(
         &self,
         client: &Client,
         request: &Request,
         change: &ChangeRecord,
-    ) -> Result<(), Failure> {
+    ) -> Result<Round, Failure> {
         if self.is_too_late(client, request, change).await? {
             return Err(ChangeRejection::NothingPending.into());
         }
@@ -53,9 +57,24 @@ impl Subscriptions {
         if !requests::begin_call(&self.pool, request).await? {
             return Err(Failure::Busy);
         }
+        if change.flexible && change.is_quoted() {
+            return self.make_flexible_first(client, request, change).await;
+        }
+        self.call(client, request, change).await?;
+        Ok(Round::Done)
+    }
+
+    /// Makes the call, and mirrors what comes of it.
+    async fn call(
+        &self,
+        client: &Client,
+        request: &Request,
+        change: &ChangeRecord,
+    ) -> Result<(), Failure> {
         match call_stripe(client, request, change).await {
             Ok(response) => {
-                let snapshot = snapshot(client, response).await.map_err(Failure::InDoubt)?;
+                let snapshot = snapshot(client, request.id, response).await;
+                let snapshot = snapshot.map_err(Failure::InDoubt)?;
                 self.complete(client, request, change, snapshot).await
             }
             Err(error) if error.may_have_acted() => {
@@ -133,14 +152,19 @@ impl Subscriptions {
         change: &ChangeRecord,
         made: StripeSnapshot,
     ) -> Result<(), Failure> {
+        let refused = awaiting::refused(client, request, change, &made.object).await;
+        if let Some(failure) = refused.map_err(Failure::InDoubt)? {
+            self.close_failed(request, &failure.to_string()).await?;
+            self.show_now(client, request).await;
+            return Err(failure);
+        }
         let released = schedule::release_after(client, request, change, &made.object).await;
         let released = released.map_err(Failure::InDoubt)?;
         let followed = follow_after(client, request, change, &made.object).await;
         let followed = followed.map_err(Failure::InDoubt)?;
         let made = match (released || followed, &request.target_id) {
             (true, Some(id)) => {
-                let response = client.subscription(id).await.map_err(Failure::InDoubt)?;
-                let now = snapshot(client, response).await.map_err(Failure::InDoubt)?;
+                let now = fetch(client, id).await.map_err(Failure::InDoubt)?;
                 StripeSnapshot {
                     request_id: made.request_id,
                     ..now
@@ -154,16 +178,19 @@ impl Subscriptions {
     /// Mirrors that a schedule was released for a change which then was not made. Where
     /// that fails, its webhooks tell it.
     async fn show_release(&self, client: &Client, request: &Request, change: &ChangeRecord) {
-        if !matches!(change.releases, Some(Release::First(_))) {
-            return;
+        if matches!(change.releases, Some(Release::First(_))) {
+            self.show_now(client, request).await;
         }
+    }
+
+    async fn show_now(&self, client: &Client, request: &Request) {
         if let Err(failure) = self
             .refresh_from_stripe(client, request.organization_id)
             .await
         {
             tracing::warn!(
                 organization_id = %request.organization_id, %failure,
-                "A subscription whose schedule was released could not be fetched"
+                "A subscription of which a change was not made could not be fetched"
             );
         }
     }
@@ -193,6 +220,7 @@ impl Subscriptions {
         .map_err(|error| match error {
             ReportError::Database(error) => Failure::Database(error),
             ReportError::Stripe(error) => Failure::Stripe(error),
+            ReportError::Uncounted { metric } => Failure::UsageNotCounted(metric),
         })
     }
 
@@ -280,17 +308,23 @@ impl Subscriptions {
         quotas::release_seats(&mut tx).await?;
         let response = StripeResponse {
             organization_id,
-            request: request.id,
+            request: snapshot.asked,
+            kind: snapshot.kind,
             object: &snapshot.object,
             at: snapshot.at,
             actor: change.actor.actor(),
         };
         let shown = projection::mirror(tx.conn(), &locked, &self.catalogue, response).await?;
         let id = &shown.subscription.id;
+        let awaits = awaited_change_id(&snapshot.object) == Some(&*change.id.to_string());
+        let audit_action = match awaits {
+            true => AWAITS_PAYMENT,
+            false => change.kind.audit_action(),
+        };
         let (wish, reason) = audited_command(&change.command);
         let mut entries = vec![NewEntry {
             organization_id,
-            action: change.kind.audit_action(),
+            action: audit_action,
             actor: change.actor.actor(),
             resource_type: "subscription",
             resource_id: id.clone(),
@@ -313,7 +347,7 @@ impl Subscriptions {
         projection::report_alerts(&shown.alerts);
         grace::count(&shown.graces);
         tracing::info!(
-            %organization_id, subscription_id = id, action = change.kind.audit_action(), "Subscription changed"
+            %organization_id, subscription_id = id, action = audit_action, "Subscription changed"
         );
         Ok(())
     }
@@ -344,7 +378,7 @@ fn with_pending_change(mut summary: Value, request: &Request, change: &ChangeRec
         let named = version.and_then(|version| Some(version.rsplit_once('@')?.0));
         let tier = named.map_or_else(|| change.command["planTier"].clone(), Value::from);
         summary["pendingChange"] = json!({"planTier": tier, "effectiveAt": starts_at});
-        for said in ["interval", "quantity"] {
+        for said in ["interval", "quantity", "addons"] {
             if !change.command[said].is_null() {
                 summary["pendingChange"][said] = change.command[said].clone();
             }
@@ -376,18 +410,14 @@ async fn call_stripe(
     schedule::release_first(client, request, change).await?;
     make_flexible(client, request, change).await?;
     match change.kind {
-        ChangeKind::Create => client.create_subscription(&request.params, &key).await,
-        ChangeKind::Switch | ChangeKind::Redeem | ChangeKind::EndWithPeriod | ChangeKind::Keep => {
-            client
-                .update_subscription(target, &request.params, &key)
-                .await
-        }
-        ChangeKind::EndNow => {
-            client
-                .cancel_subscription(target, &request.params, &key)
-                .await
-        }
+        ChangeKind::Create
+        | ChangeKind::Switch
+        | ChangeKind::Redeem
+        | ChangeKind::EndWithPeriod
+        | ChangeKind::Keep => payer::paid_or_awaited(client, request, change).await,
+        ChangeKind::EndNow => awaiting::end(client, request, change).await,
         ChangeKind::SwitchLater => schedule::switch_later(client, request, change).await,
+        ChangeKind::Withdraw => awaiting::withdraw(client, request, change).await,
         ChangeKind::CallOff => {
             if let Some(schedule) = change.releases.as_ref().map(Release::id) {
                 schedule::release(client, schedule, true, &key).await?;
@@ -413,21 +443,19 @@ pub(in crate::subscriptions) async fn find_outcome(
             let made = all.into_iter().find(|object| is_marked(object, change));
             match made.as_ref().and_then(|object| object["id"].as_str()) {
                 // A list has no time of its own, so the object is fetched again.
-                Some(id) => Some(client.subscription(id).await?),
+                Some(id) => Some(fetch(client, id).await?),
                 None => None,
             }
         }
+        (ChangeKind::Withdraw, _) => awaiting::find_withdrawn(client, request, change).await?,
         (_, Some(id)) => {
-            let found = snapshot(client, client.subscription(id).await?).await?;
+            let found = fetch(client, id).await?;
             // A schedule that is gone since its phase has begun was not called off.
-            let made = is_marked(&found.object, change)
-                && !schedule::has_begun(client, request, change).await?;
+            let is_made = is_marked(&found.object, change) || ended_unpaid(&found.object, change);
+            let made = is_made && !schedule::has_begun(client, request, change).await?;
             return Ok(made.then_some(found));
         }
         (_, None) => None,
     };
-    match found {
-        Some(response) => Ok(Some(snapshot(client, response).await?)),
-        None => Ok(None),
-    }
+    Ok(found)
 }

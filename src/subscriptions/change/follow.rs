@@ -1,16 +1,17 @@
-//! A change of seats beside a pending change: Stripe leaves the later phases of a schedule
-//! as they are, so that the seats of before would be back when the next one begins. Once
-//! the change is made, the phase is told the new seats.
+//! A change of seats or add-ons beside a pending change: Stripe leaves the later phases of a
+//! schedule as they are, so that those of before would be back when the next one begins. Once
+//! the change is made, the phase is told the new ones.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::phase::{Discounts, id, item_terms, members, metadata, number, same_items, terms};
 use super::record::ChangeRecord;
-use super::schedule::{id, item_settings, members, metadata, number, schedule_of, settings};
+use super::schedule::schedule_of;
 use crate::stripe::client::{Client, Params, StripeError};
 use crate::stripe::requests::Request;
 use crate::subscriptions::Subscriptions;
-use crate::subscriptions::command::StripeAction;
+use crate::subscriptions::command::{AddonItem, StripeAction};
 use crate::subscriptions::failure::Failure;
 
 /// What a later phase of a schedule becomes.
@@ -25,7 +26,7 @@ pub struct Follow {
 }
 
 impl Subscriptions {
-    /// What becomes of the pending change, if its seats follow those of `action`.
+    /// What becomes of the pending change, if its seats or add-ons follow those of `action`.
     pub(super) async fn follow(
         &self,
         client: &Client,
@@ -43,10 +44,13 @@ impl Subscriptions {
             true => self.prices_of(client, plan, version).await?.seats,
             false => None,
         };
+        let addons = following.addons.iter();
+        let addons: Vec<AddonItem> = addons.filter_map(|one| one.after.clone()).collect();
+        let addons = self.addon_prices(client, &addons).await?;
         Ok(Some(Follow {
             schedule: following.schedule.clone(),
             starts_at: following.starts_at.as_second(),
-            items: following.items(new.as_deref()),
+            items: following.items(new.as_deref(), &addons),
         }))
     }
 }
@@ -66,7 +70,8 @@ pub async fn follow_after(
         return Ok(false);
     }
     let schedule = client.schedule(&follow.schedule).await?.body;
-    let Some(params) = with_items(&schedule, follow) else {
+    let held = Discounts::of(subscription);
+    let Some(params) = with_items(&schedule, &held, follow) else {
         return Ok(false);
     };
     // Told after the phase has begun, Stripe is told something else.
@@ -83,7 +88,7 @@ pub async fn follow_after(
         Err(error) => {
             tracing::error!(
                 organization_id = %request.organization_id, schedule = follow.schedule, %error,
-                "A pending change keeps the seats of before: Stripe does not give it others"
+                "A pending change keeps the seats and add-ons of before: Stripe does not give it others"
             );
             Ok(false)
         }
@@ -98,7 +103,7 @@ fn begun(schedule: &Value) -> Option<i64> {
 /// The parameters that give the phase its items. Stripe keeps nothing of what is left
 /// out, so all phases from the current one on are repeated. `None` if the phase has them
 /// or is gone.
-fn with_items(schedule: &Value, follow: &Follow) -> Option<Params> {
+fn with_items(schedule: &Value, held: &Discounts<'_>, follow: &Follow) -> Option<Params> {
     let begun = begun(schedule);
     let phases = members(&schedule["phases"]);
     let phases = phases.filter(|phase| phase["start_date"].as_i64() >= begun);
@@ -136,43 +141,42 @@ fn with_items(schedule: &Value, follow: &Follow) -> Option<Params> {
                 params = params.set(format!("{at}[{name}]"), number(value));
             }
         }
-        params = settings(phase, &at, params);
+        params = terms(phase, &at, params);
         params = metadata(&phase["metadata"], &at, params);
-        // Those of the current phase are on an invoice already.
-        if n > 0 {
-            params = one_off_items(&phase["add_invoice_items"], &at, params);
+        let discounts = |item: &Value, at: &str, params| match n {
+            0 => held.repeat_item(item, at, params),
+            _ => held.keep(&item["discounts"], at, params),
+        };
+        if n == 0 {
+            params = held.repeat(&at, params);
+        } else {
+            params = held.keep(&phase["discounts"], &at, params);
+            // Those of the current phase are on an invoice already.
+            params = one_off_items(&phase["add_invoice_items"], &at, params, discounts);
         }
         params = if is_meant(&phase) {
-            new_items(phase, &follow.items, &at, params)
+            new_items(phase, &follow.items, &at, params, discounts)
         } else {
-            same_items(phase, &at, params)
+            same_items(phase, &at, params, discounts)
         };
     }
     Some(params)
 }
 
-/// The items of a phase as they are.
-pub fn same_items(phase: &Value, at: &str, mut params: Params) -> Params {
-    for (n, item) in members(&phase["items"]).enumerate() {
-        let at = format!("{at}[items][{n}]");
-        params = params
-            .set(format!("{at}[price]"), id(&item["price"]))
-            .set_if(&format!("{at}[quantity]"), item["quantity"].as_u64());
-        params = metadata(&item["metadata"], &at, params);
-        params = item_settings(item, &at, params);
-    }
-    params
-}
-
 /// What the invoice of a phase has besides its items, such as a fee for setting up.
-fn one_off_items(items: &Value, at: &str, mut params: Params) -> Params {
+fn one_off_items(
+    items: &Value,
+    at: &str,
+    mut params: Params,
+    discounts: impl Fn(&Value, &str, Params) -> Params,
+) -> Params {
     for (n, item) in members(items).enumerate() {
         let at = format!("{at}[add_invoice_items][{n}]");
         params = params
             .set(format!("{at}[price]"), id(&item["price"]))
             .set_if(&format!("{at}[quantity]"), item["quantity"].as_u64());
         params = metadata(&item["metadata"], &at, params);
-        params = item_settings(item, &at, params);
+        params = discounts(item, &at, item_terms(item, &at, params));
     }
     params
 }
@@ -183,6 +187,7 @@ fn new_items(
     items: &[(String, Option<u64>)],
     at: &str,
     mut params: Params,
+    discounts: impl Fn(&Value, &str, Params) -> Params,
 ) -> Params {
     for (n, (price, quantity)) in items.iter().enumerate() {
         let at = format!("{at}[items][{n}]");
@@ -192,7 +197,7 @@ fn new_items(
         let mut had = members(&phase["items"]);
         if let Some(item) = had.find(|item| id(&item["price"]) == price) {
             params = metadata(&item["metadata"], &at, params);
-            params = item_settings(item, &at, params);
+            params = discounts(item, &at, item_terms(item, &at, params));
         }
     }
     params
@@ -228,7 +233,7 @@ mod tests {
                 ("price_m".to_owned(), None),
             ],
         };
-        let params = with_items(&schedule, &follow).unwrap();
+        let params = with_items(&schedule, &Discounts::default(), &follow).unwrap();
         let expected = json!({
             "proration_behavior": "none",
             "phases[0][start_date]": "100",
@@ -248,11 +253,13 @@ mod tests {
         });
         assert_eq!(serde_json::to_value(params).unwrap(), expected);
         schedule["current_phase"]["start_date"] = json!(200);
-        let late = serde_json::to_value(with_items(&schedule, &follow).unwrap()).unwrap();
+        let late =
+            serde_json::to_value(with_items(&schedule, &Discounts::default(), &follow).unwrap())
+                .unwrap();
         assert_eq!(late["proration_behavior"], "always_invoice");
         assert_eq!(late["phases[0][start_date]"], "200");
         assert_eq!(late["phases[0][items][0][quantity]"], "8");
         schedule["phases"][2]["items"][0]["quantity"] = json!(8);
-        assert!(with_items(&schedule, &follow).is_none());
+        assert!(with_items(&schedule, &Discounts::default(), &follow).is_none());
     }
 }

@@ -12,11 +12,14 @@ use crate::catalogue::When;
 use crate::metering::charges::UsageCharge;
 use crate::stripe::client::Params;
 use crate::stripe::requests::Request;
+use crate::subscriptions::awaited::awaited_change_id;
 use crate::subscriptions::command::{Command, StripeAction};
+use crate::subscriptions::import::STAMPED;
 use crate::subscriptions::missing::ENDED_HERE;
 use crate::subscriptions::preview::token::Quote;
 use crate::subscriptions::selection::Selection;
 use crate::subscriptions::state::SubscriptionRow;
+use crate::subscriptions::{cards, checkout};
 
 /// The longest time that a request can be in flight, all retries included.
 pub const MAX_IN_FLIGHT: SignedDuration = SignedDuration::from_secs(150);
@@ -43,10 +46,11 @@ pub enum ChangeKind {
     Keep,
     SwitchLater,
     CallOff,
+    Withdraw,
 }
 
 impl ChangeKind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Create,
         Self::Switch,
         Self::Redeem,
@@ -55,6 +59,7 @@ impl ChangeKind {
         Self::Keep,
         Self::SwitchLater,
         Self::CallOff,
+        Self::Withdraw,
     ];
 
     /// The kind of an action; `None` if it needs no call to Stripe.
@@ -68,6 +73,7 @@ impl ChangeKind {
             StripeAction::Keep { .. } => Some(Self::Keep),
             StripeAction::SwitchLater { .. } => Some(Self::SwitchLater),
             StripeAction::CallOff { .. } => Some(Self::CallOff),
+            StripeAction::Withdraw { .. } => Some(Self::Withdraw),
             StripeAction::Nothing { .. } => None,
         }
     }
@@ -80,6 +86,7 @@ impl ChangeKind {
             Self::EndNow => "cancel",
             Self::SwitchLater => "schedule",
             Self::CallOff => "release",
+            Self::Withdraw => "void",
         }
     }
 
@@ -93,15 +100,26 @@ impl ChangeKind {
             Self::EndNow => "subscription_canceled",
             Self::Keep => "subscription_reactivated",
             Self::SwitchLater => "subscription_change_scheduled",
-            Self::CallOff => "subscription_change_called_off",
+            Self::CallOff | Self::Withdraw => "subscription_change_called_off",
         }
     }
 }
 
+/// The audit action of a change that is made once its payer has paid.
+pub const AWAITS_PAYMENT: &str = "subscription_change_awaits_payment";
+
 /// All audit actions of changes.
 pub fn audit_actions() -> impl Iterator<Item = &'static str> {
     let kinds = ChangeKind::ALL.into_iter().map(ChangeKind::audit_action);
-    kinds.chain(["customer_created", "subscription_reconciled", ENDED_HERE])
+    let further = [
+        "customer_created",
+        "subscription_reconciled",
+        ENDED_HERE,
+        STAMPED,
+        AWAITS_PAYMENT,
+    ];
+    let of_rooms = cards::ACTIONS.into_iter().chain(checkout::ACTIONS);
+    kinds.chain(further).chain(of_rooms)
 }
 
 /// A change, stored with its request so that any replica can finish it.
@@ -130,6 +148,12 @@ pub struct ChangeRecord {
     /// Whether the subscription is put into flexible billing first.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub flexible: bool,
+    /// Whether the payer is there to confirm a payment.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub payer_acts: bool,
+    /// The open invoice that nobody is to pay once the change is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub voids: Option<String>,
 }
 
 /// When a subscription's schedule is released.
@@ -246,6 +270,20 @@ impl ChangeRecord {
         serde_json::from_value(request.context.clone()).ok()
     }
 
+    /// What its call charges for usage, and whether the subscription is put into flexible
+    /// billing first.
+    pub fn take_terms(
+        &mut self,
+        usage: Option<Vec<UsageCharge>>,
+        flexible: bool,
+        subscription: Option<&SubscriptionRow>,
+    ) {
+        (self.usage, self.flexible) = (usage, flexible);
+        if flexible && self.releases.is_none() {
+            self.releases = subscription.and_then(Release::spent);
+        }
+    }
+
     pub fn context(&self) -> Value {
         serde_json::to_value(self).expect("a change is plain data")
     }
@@ -265,7 +303,7 @@ pub fn mark(params: Params, change: &ChangeRecord) -> Params {
             let comment = format!("{said} ({CHANGE_ID_KEY} {})", change.id);
             params.set(COMMENT, comment)
         }
-        ChangeKind::CallOff => params,
+        ChangeKind::CallOff | ChangeKind::Withdraw => params,
         _ => params.set(format!("metadata[{CHANGE_ID_KEY}]"), change.id),
     }
 }
@@ -286,7 +324,12 @@ pub fn is_marked(subscription: &Value, change: &ChangeRecord) -> bool {
             let of = |object: &Value| object["metadata"][CHANGE_ID_KEY].as_str() == Some(&id);
             of(&subscription["schedule"]) || of(subscription)
         }
-        _ => subscription["metadata"][CHANGE_ID_KEY].as_str() == Some(&id),
+        // Its invoice says that.
+        ChangeKind::Withdraw => false,
+        _ => {
+            let made = subscription["metadata"][CHANGE_ID_KEY].as_str();
+            made == Some(&id) || awaited_change_id(subscription) == Some(&id)
+        }
     }
 }
 
@@ -394,6 +437,9 @@ fn with_selection(mut recorded: Value, selection: Selection<'_>) -> Value {
     }
     if let Some(quantity) = selection.quantity {
         recorded["quantity"] = json!(quantity);
+    }
+    if let Some(addons) = selection.addons {
+        recorded["addons"] = json!(addons);
     }
     recorded
 }

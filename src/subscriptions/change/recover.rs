@@ -16,7 +16,7 @@ use crate::metering::quotas;
 use crate::stripe::client::{Client, ErrorKind};
 use crate::stripe::requests::{self, Request, Subject, Unreadable, Which};
 use crate::subscriptions::failure::Failure;
-use crate::subscriptions::mirror::snapshot;
+use crate::subscriptions::mirror::fetch;
 use crate::subscriptions::store::StaleMirror;
 use crate::subscriptions::{Subscriptions, store};
 use crate::telemetry::metrics;
@@ -59,7 +59,7 @@ fn outlook(failure: &Failure) -> Outlook {
         Failure::Database(error) if db::is_conflict(error) || db::is_timeout(error) => {
             Outlook::Transient
         }
-        Failure::Busy => Outlook::Transient,
+        Failure::Busy | Failure::UsageNotCounted(_) => Outlook::Transient,
         _ => Outlook::Permanent,
     }
 }
@@ -70,7 +70,7 @@ pub(in crate::subscriptions) fn stops_round(failure: &Failure) -> bool {
 }
 
 /// The pause after a failure that followed `attempts` earlier ones.
-fn pause_after(attempts: i32) -> SignedDuration {
+pub(in crate::subscriptions) fn pause_after(attempts: i32) -> SignedDuration {
     let pause = BACKOFF.delay(u32::try_from(attempts).unwrap_or(0));
     SignedDuration::try_from(pause).unwrap_or(SignedDuration::from_hours(1))
 }
@@ -134,6 +134,9 @@ impl Subscriptions {
                 .settle_customer(client, request, Timestamp::now())
                 .await;
         }
+        if request.subject == Subject::PaymentMethod.as_str() {
+            return self.settle_card(client, request, Timestamp::now()).await;
+        }
         let change = ChangeRecord::of(request).ok_or_else(|| {
             Failure::Unrecoverable("the recorded change cannot be read".to_owned())
         })?;
@@ -142,8 +145,7 @@ impl Subscriptions {
     }
 
     async fn refresh_stale(&self, client: &Client, stale: &StaleMirror) -> Result<(), Failure> {
-        let response = client.subscription(&stale.subscription_id).await;
-        let snapshot = snapshot(client, response.map_err(Failure::Stripe)?).await;
+        let snapshot = fetch(client, &stale.subscription_id).await;
         let snapshot = snapshot.map_err(Failure::Stripe)?;
         self.mirror_snapshot(stale.organization_id, snapshot, Some(stale))
             .await

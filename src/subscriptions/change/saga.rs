@@ -4,15 +4,15 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use billing_domain::subscription::is_ended;
+use billing_domain::status::SubscriptionStatus;
 
 use super::execute::find_outcome;
 use super::record::{ChangeKind, ChangeRecord, Initiator, Release, mark, recorded_command};
 use crate::audit::{self, Actor};
 use crate::db::TenantTx;
+use crate::server::layers::idempotency::Key;
 use crate::stripe::client::{Client, ErrorKind, StripeError};
 use crate::stripe::requests::{self, Begun, NewRequest, Request, Subject};
-use crate::subscriptions::Subscriptions;
 use crate::subscriptions::command::{ChangeRejection, Command, StripeAction, decide};
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::mirror::StripePresence;
@@ -20,6 +20,8 @@ use crate::subscriptions::preview::token::Quote;
 use crate::subscriptions::preview::{Asked, PreviewUnavailable};
 use crate::subscriptions::promotion::check_text;
 use crate::subscriptions::state::{SubscriptionRow, SubscriptionState};
+use crate::subscriptions::{PendingChangeView, Subscriptions};
+use crate::tenancy::auth::Principal;
 
 /// Who requests a change, and for which organization.
 #[derive(Debug, Clone)]
@@ -28,6 +30,29 @@ pub struct Requester {
     pub actor: Actor,
     pub client: audit::Client,
     pub idempotency_key: Option<String>,
+    /// Whether the payer is there to confirm a payment. If not, one that the bank asks
+    /// its cardholder about is refused.
+    pub payer_acts: bool,
+}
+
+impl Requester {
+    pub fn of(caller: Principal, key: Option<Key>) -> Self {
+        Self {
+            organization_id: caller.organization_id,
+            actor: caller.actor,
+            client: caller.client,
+            idempotency_key: key.map(|key| key.as_str().to_owned()),
+            payer_acts: false,
+        }
+    }
+
+    /// The same, beside its payer.
+    pub fn with_payer(self) -> Self {
+        Self {
+            payer_acts: true,
+            ..self
+        }
+    }
 }
 
 /// The parameter that names the version of the plan: what is bought is kept.
@@ -36,7 +61,7 @@ pub(super) const VERSION: &str = "metadata[plan_version]";
 /// How often a change is decided when concurrent changes interfere.
 const MAX_ROUNDS: usize = 6;
 
-enum Round {
+pub(super) enum Round {
     Done,
     /// The state has changed meanwhile: decide again.
     Again,
@@ -48,6 +73,8 @@ struct Retries {
     server_error: bool,
     rejected: bool,
     missing_customer: bool,
+    /// The only card may not be the default yet.
+    card: bool,
 }
 
 impl Retries {
@@ -105,6 +132,9 @@ impl Subscriptions {
                         .await
                 }
             };
+            let round = self
+                .or_only_card(client, requester, round, &mut retries)
+                .await?;
             match round {
                 Ok(Round::Done) => return Ok(()),
                 Ok(Round::Again) => {}
@@ -122,6 +152,28 @@ impl Subscriptions {
             }
         }
         Err(Failure::Busy)
+    }
+
+    /// If Stripe has nothing to charge, the only payment method becomes the default, and
+    /// the command is decided again.
+    async fn or_only_card(
+        &self,
+        client: &Client,
+        requester: &Requester,
+        round: Result<Round, Failure>,
+        retries: &mut Retries,
+    ) -> Result<Result<Round, Failure>, Failure> {
+        match round {
+            Err(Failure::Stripe(error))
+                if error.lacks_payment_method() && !std::mem::replace(&mut retries.card, true) =>
+            {
+                Ok(match self.adopt_only_card(client, requester).await? {
+                    true => Ok(Round::Again),
+                    false => Err(Failure::Stripe(error)),
+                })
+            }
+            round => Ok(round),
+        }
     }
 
     /// Refreshes what Stripe's `error` shows to be out of date. Returns the
@@ -168,10 +220,10 @@ impl Subscriptions {
             }
             outcome => outcome.map_err(Failure::InDoubt)?,
         };
-        match outcome {
-            Some(snapshot) => self.complete(client, request, &change, snapshot).await?,
-            None => self.execute(client, request, &change).await?,
-        }
+        let Some(snapshot) = outcome else {
+            return self.execute(client, request, &change).await;
+        };
+        self.complete(client, request, &change, snapshot).await?;
         Ok(Round::Done)
     }
 
@@ -186,6 +238,10 @@ impl Subscriptions {
     ) -> Result<Round, Failure> {
         let organization_id = requester.organization_id;
         let state = self.state(organization_id).await?;
+        let same = self.same_awaited(client, organization_id, &state, command, recorded);
+        if let Some(round) = same.await? {
+            return Ok(round);
+        }
         self.recall_terms(&state).await?;
         let action = decide(&state, &self.catalogue, command)?;
         let Some(kind) = ChangeKind::of(&action) else {
@@ -194,8 +250,12 @@ impl Subscriptions {
         if let Some(quote) = quote {
             self.check_state(quote, organization_id, &state, command, Timestamp::now())?;
         }
-        self.check_seats(organization_id, &action).await?;
         let code = command.promotion_code();
+        let payment = self.payment(client, requester, &state, &action, code);
+        let Some(payment) = payment.await? else {
+            return Ok(Round::Again);
+        };
+        self.check_seats(organization_id, &action).await?;
         let extras = self
             .extras(Some(client), organization_id, &state, &action, code)
             .await?;
@@ -208,6 +268,7 @@ impl Subscriptions {
         if code.is_some() {
             self.check_code(client, asked, quote).await?;
         }
+        self.adopt_for_trial(client, requester, &action).await?;
         let mut change = ChangeRecord {
             id: Uuid::now_v7(),
             kind,
@@ -219,6 +280,8 @@ impl Subscriptions {
             usage: None,
             follows: self.follow(client, &action).await?,
             flexible: false,
+            payer_acts: payment.may_wait,
+            voids: payment.voids,
         };
         let customer_id = self
             .customer_for(client, organization_id, &state, &action, &change.actor)
@@ -227,16 +290,13 @@ impl Subscriptions {
             customer_id: customer_id.as_deref(),
             ..asked
         };
-        if let (Some(quote), None) = (quote, code) {
+        let call = self.parameters(client, asked, quote).await?;
+        // One that has to be put into flexible billing is priced in it.
+        if let (Some(quote), None, false) = (quote, code, call.flexible) {
             self.check_price(client, asked, quote, Timestamp::now())
                 .await?;
         }
-        let call = self.parameters(client, asked, quote).await?;
-        (change.usage, change.flexible) = (call.usage, call.flexible);
-        if change.flexible && change.releases.is_none() {
-            let subscription = state.subscription.as_ref();
-            change.releases = subscription.and_then(Release::spent);
-        }
+        change.take_terms(call.usage, call.flexible, state.subscription.as_ref());
         let new = NewRequest {
             subject: Subject::Subscription,
             operation: kind.operation(),
@@ -268,12 +328,25 @@ impl Subscriptions {
                 .await?;
             return Ok(Round::Again);
         }
+        // Nor may a payer buy another one beside it.
+        if change.kind == ChangeKind::Create {
+            match self.close_checkout(client, organization_id).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.close_failed(&request, "a checkout was open").await?;
+                    return Ok(Round::Again);
+                }
+                Err(failure) => {
+                    self.close_failed(&request, &failure.to_string()).await?;
+                    return Err(failure);
+                }
+            }
+        }
         if let Err(failure) = self.hold_seats(organization_id, asked.action).await {
             self.close_failed(&request, &failure.to_string()).await?;
             return Err(failure);
         }
-        self.execute(client, &request, change).await?;
-        Ok(Round::Done)
+        self.execute(client, &request, change).await
     }
 
     /// Has Stripe say whether a code holds, and the quote with it, before anything is
@@ -290,15 +363,16 @@ impl Subscriptions {
         }
         match self.price_with_stripe(client, asked, None, now).await {
             // The call itself says whether the code holds.
-            Ok(_) | Err(Failure::PreviewUnavailable(PreviewUnavailable::NotPriced { .. })) => {
-                Ok(())
-            }
+            Ok(_)
+            | Err(Failure::PreviewUnavailable(
+                PreviewUnavailable::NotPriced { .. } | PreviewUnavailable::CodeEndsBefore(_),
+            )) => Ok(()),
             Err(failure) => Err(failure),
         }
     }
 
     /// The customer of the change; a new subscription's is created if there is none.
-    async fn customer_for(
+    pub(in crate::subscriptions) async fn customer_for(
         &self,
         client: &Client,
         organization_id: Uuid,
@@ -338,7 +412,7 @@ impl Subscriptions {
         let runs = |one: &Value| {
             one["status"]
                 .as_str()
-                .is_some_and(|status| !is_ended(status))
+                .is_some_and(|status| !SubscriptionStatus::from(status).is_ended())
         };
         if all.map_err(Failure::Stripe)?.iter().any(runs) {
             tracing::error!(
@@ -367,11 +441,11 @@ impl Subscriptions {
 }
 
 /// Changes whenever the decision about a command could.
-fn fingerprint(state: &SubscriptionState) -> (String, Option<String>) {
+fn fingerprint(state: &SubscriptionState) -> (&str, Option<(&Option<String>, String)>) {
     let subscription = state.subscription.as_ref();
     (
-        state.plan_tier.clone(),
-        subscription.map(SubscriptionRow::fingerprint),
+        &state.plan_tier,
+        subscription.map(|one| (&one.billing_mode, one.fingerprint())),
     )
 }
 
@@ -396,7 +470,7 @@ fn summary(state: &SubscriptionState) -> Value {
             "discounted": subscription.discounted,
             "discounts": subscription.discount_ids,
             "taxed": subscription.taxed,
-            "pendingChange": subscription.pending,
+            "pendingChange": PendingChangeView::of(subscription),
             "items": subscription
                 .items
                 .iter()

@@ -13,7 +13,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::follow::same_items;
+use super::phase::{Discounts, id, item_terms, members, metadata, number, same_items, terms};
 use super::record::{CHANGE_ID_KEY, ChangeKind, ChangeRecord, Release};
 use crate::stripe::client::{self, Client, ErrorKind, Params, StripeError};
 use crate::stripe::requests::Request;
@@ -32,8 +32,9 @@ pub async fn switch_later(
     change: &ChangeRecord,
 ) -> Result<client::Response, StripeError> {
     let subscription = request.target_id.as_deref().unwrap_or_default();
-    let found = client.subscription(subscription).await?;
-    let schedule = match found.body["schedule"].as_str() {
+    let mut found = client.subscription(subscription).await?.body;
+    client.fetch_missing_items(&mut found).await?;
+    let schedule = match found["schedule"].as_str() {
         Some(id) => client.schedule(id).await?,
         None => {
             let key = request.key_of("schedule");
@@ -41,7 +42,8 @@ pub async fn switch_later(
         }
     };
     let id = schedule.body["id"].as_str().unwrap_or_default().to_owned();
-    let params = phases(&schedule.body, &request.params, change);
+    let held = Discounts::of(&found);
+    let params = phases(&schedule.body, &held, &request.params, change);
     let updated = client.update_schedule(&id, &params, &request.key()).await;
     if let Err(error) = updated {
         if !error.may_have_acted() {
@@ -197,9 +199,9 @@ pub fn next_phase(switch: &Switch<'_>) -> Params {
     params
 }
 
-/// The parameters that let `next` follow the current phase of `schedule`. Stripe keeps
-/// nothing of a phase that is left out, so all of it is repeated.
-fn phases(schedule: &Value, next: &Params, change: &ChangeRecord) -> Params {
+/// The parameters that let `next` follow the current phase of `schedule`, with the
+/// discounts that the subscription still has.
+fn phases(schedule: &Value, held: &Discounts<'_>, next: &Params, change: &ChangeRecord) -> Params {
     let none = Value::Null;
     let starts = &schedule["current_phase"]["start_date"];
     let mut begun = members(&schedule["phases"]);
@@ -212,11 +214,11 @@ fn phases(schedule: &Value, next: &Params, change: &ChangeRecord) -> Params {
         .set("phases[0][start_date]", number(starts))
         .set_if("phases[0][end_date]", next.get(STARTS_AT))
         .set("phases[1][proration_behavior]", "none");
-    params = settings(current, "phases[0]", params);
+    params = held.repeat("phases[0]", terms(current, "phases[0]", params));
     params = terms(current, "phases[1]", params);
     // A code that is redeemed comes with the discounts that stay.
     if !promotion::redeems(next) {
-        params = discounts(&current["discounts"], "phases[1]", params);
+        params = held.repeat("phases[1]", params);
     }
     for name in ["trial_end", "billing_cycle_anchor"] {
         let value = &current[name];
@@ -225,7 +227,9 @@ fn phases(schedule: &Value, next: &Params, change: &ChangeRecord) -> Params {
         }
     }
     params = metadata(&current["metadata"], "phases[0]", params);
-    params = same_items(current, "phases[0]", params);
+    params = same_items(current, "phases[0]", params, |item, at, params| {
+        held.repeat_item(item, at, params)
+    });
     for (name, value) in next.iter() {
         let (first, rest) = name.split_once('[').unwrap_or((name, ""));
         params = match first {
@@ -235,7 +239,7 @@ fn phases(schedule: &Value, next: &Params, change: &ChangeRecord) -> Params {
                 let n = rest.trim_end_matches(']');
                 let at = format!("phases[1][items][{n}]");
                 match replaced {
-                    Some(item) => item_settings(item, &at, params),
+                    Some(item) => held.repeat_item(item, &at, item_terms(item, &at, params)),
                     None => params,
                 }
             }
@@ -246,132 +250,29 @@ fn phases(schedule: &Value, next: &Params, change: &ChangeRecord) -> Params {
     params
 }
 
-/// What a phase says of how it is charged.
-pub fn settings(phase: &Value, at: &str, params: Params) -> Params {
-    discounts(&phase["discounts"], at, terms(phase, at, params))
-}
-
-/// The same without discounts.
-fn terms(phase: &Value, at: &str, mut params: Params) -> Params {
-    for name in [
-        "collection_method",
-        "default_payment_method",
-        "description",
-        "on_behalf_of",
-        "application_fee_percent",
-    ] {
-        let value = &phase[name];
-        if !value.is_null() {
-            let value = value
-                .as_str()
-                .map_or_else(|| id_or_text(value), str::to_owned);
-            params = params.set(format!("{at}[{name}]"), value);
-        }
-    }
-    if let Some(enabled) = phase["automatic_tax"]["enabled"].as_bool() {
-        params = params.set(format!("{at}[automatic_tax][enabled]"), enabled);
-    }
-    if let Some(days) = phase["invoice_settings"]["days_until_due"].as_i64() {
-        params = params.set(format!("{at}[invoice_settings][days_until_due]"), days);
-    }
-    for (n, rate) in members(&phase["default_tax_rates"]).enumerate() {
-        params = params.set(format!("{at}[default_tax_rates][{n}]"), id(rate));
-    }
-    recipients(phase, at, params)
-}
-
-/// Who gets what is paid, in whose name it is invoiced, and from which amount on.
-fn recipients(phase: &Value, at: &str, mut params: Params) -> Params {
-    for name in [
-        "transfer_data[destination]",
-        "transfer_data[amount_percent]",
-        "automatic_tax[liability][type]",
-        "automatic_tax[liability][account]",
-        "invoice_settings[issuer][type]",
-        "invoice_settings[issuer][account]",
-        "billing_thresholds[amount_gte]",
-        "billing_thresholds[reset_billing_cycle_anchor]",
-    ] {
-        let mut parts = name.split(['[', ']']).filter(|part| !part.is_empty());
-        let first = parts.next().unwrap_or_default();
-        let value = parts.fold(&phase[first], |object, part| &object[part]);
-        if !value.is_null() {
-            let value = value
-                .as_str()
-                .map_or_else(|| id_or_text(value), str::to_owned);
-            params = params.set(format!("{at}[{first}]{}", &name[first.len()..]), value);
-        }
-    }
-    for (n, tax_id) in members(&phase["invoice_settings"]["account_tax_ids"]).enumerate() {
-        let name = format!("{at}[invoice_settings][account_tax_ids][{n}]");
-        params = params.set(name, id(tax_id));
-    }
-    params
-}
-
-/// What an item says of how it is charged, besides its price and quantity.
-pub fn item_settings(item: &Value, at: &str, mut params: Params) -> Params {
-    for (n, rate) in members(&item["tax_rates"]).enumerate() {
-        params = params.set(format!("{at}[tax_rates][{n}]"), id(rate));
-    }
-    let usage = item["billing_thresholds"]["usage_gte"].as_i64();
-    params = params.set_if(&format!("{at}[billing_thresholds][usage_gte]"), usage);
-    discounts(&item["discounts"], at, params)
-}
-
-fn discounts(list: &Value, at: &str, mut params: Params) -> Params {
-    for (n, discount) in members(list).enumerate() {
-        let kinds = ["discount", "coupon", "promotion_code"];
-        let named = kinds.iter().find(|kind| !discount[**kind].is_null());
-        if let Some(kind) = named {
-            let value = id(&discount[*kind]);
-            params = params.set(format!("{at}[discounts][{n}][{kind}]"), value);
-        }
-    }
-    params
-}
-
-pub fn metadata(map: &Value, at: &str, mut params: Params) -> Params {
-    for (key, value) in map.as_object().into_iter().flatten() {
-        if let Some(value) = value.as_str() {
-            params = params.set(format!("{at}[metadata][{key}]"), value);
-        }
-    }
-    params
-}
-
-pub fn members(list: &Value) -> impl Iterator<Item = &Value> {
-    list.as_array().into_iter().flatten()
-}
-
-/// An id, bare or in its object.
-pub fn id(value: &Value) -> &str {
-    value
-        .as_str()
-        .or_else(|| value["id"].as_str())
-        .unwrap_or_default()
-}
-
-fn id_or_text(value: &Value) -> String {
-    match value {
-        Value::Object(_) => id(value).to_owned(),
-        other => other.to_string(),
-    }
-}
-
-/// A number or a word, as a parameter has it.
-pub fn number(value: &Value) -> String {
-    value
-        .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned)
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
     use crate::subscriptions::change::record::Initiator;
+
+    fn scheduled() -> ChangeRecord {
+        ChangeRecord {
+            id: uuid::Uuid::from_u128(7),
+            kind: ChangeKind::SwitchLater,
+            command: Value::Null,
+            request_key: None,
+            actor: Initiator::system(),
+            before: Value::Null,
+            usage: None,
+            releases: None,
+            follows: None,
+            flexible: false,
+            payer_acts: false,
+            voids: None,
+        }
+    }
 
     #[test]
     fn all_of_the_current_phase_is_repeated_and_the_next_one_takes_its_settings() {
@@ -384,7 +285,10 @@ mod tests {
                     "collection_method": "charge_automatically",
                     "default_payment_method": {"id": "pm_1"}, "description": null,
                     "automatic_tax": {"enabled": true}, "default_tax_rates": [{"id": "txr_1"}],
-                    "discounts": [{"coupon": null, "discount": "di_1", "promotion_code": null}],
+                    "discounts": [
+                        {"coupon": null, "discount": "di_used", "promotion_code": null},
+                        {"coupon": null, "discount": "di_1", "promotion_code": null},
+                    ],
                     "metadata": {"organization_id": "o"},
                     "items": [
                         {"price": "price_a", "quantity": 2, "tax_rates": [{"id": "txr_2"}],
@@ -400,19 +304,9 @@ mod tests {
             .set("items[0][quantity]", 2)
             .set("replaces[0]", "price_a")
             .set("duration[interval]", "day");
-        let change = ChangeRecord {
-            id: uuid::Uuid::from_u128(7),
-            kind: ChangeKind::SwitchLater,
-            command: Value::Null,
-            request_key: None,
-            actor: Initiator::system(),
-            before: Value::Null,
-            usage: None,
-            releases: None,
-            follows: None,
-            flexible: false,
-        };
-        let params = phases(&schedule, &next, &change);
+        let change = scheduled();
+        let subscription = json!({"discounts": ["di_1"], "items": {"data": []}});
+        let params = phases(&schedule, &Discounts::of(&subscription), &next, &change);
         let expected = json!({
             "end_behavior": "release",
             "proration_behavior": "none",
@@ -442,36 +336,6 @@ mod tests {
             "phases[1][items][0][tax_rates][0]": "txr_2",
             "phases[1][duration][interval]": "day",
         });
-        assert_eq!(serde_json::to_value(params).unwrap(), expected);
-    }
-
-    #[test]
-    fn who_is_paid_and_in_whose_name_is_repeated() {
-        let phase = json!({
-            "automatic_tax": {"enabled": null, "liability": {"type": "account", "account": "acct_3"}},
-            "transfer_data": {"destination": {"id": "acct_1"}, "amount_percent": 12.5},
-            "invoice_settings": {
-                "account_tax_ids": ["atxi_1"], "days_until_due": null,
-                "issuer": {"type": "account", "account": {"id": "acct_2"}},
-            },
-            "billing_thresholds": {"amount_gte": 500, "reset_billing_cycle_anchor": false},
-        });
-        let expected = json!({
-            "p[transfer_data][destination]": "acct_1",
-            "p[transfer_data][amount_percent]": "12.5",
-            "p[automatic_tax][liability][type]": "account",
-            "p[automatic_tax][liability][account]": "acct_3",
-            "p[invoice_settings][issuer][type]": "account",
-            "p[invoice_settings][issuer][account]": "acct_2",
-            "p[invoice_settings][account_tax_ids][0]": "atxi_1",
-            "p[billing_thresholds][amount_gte]": "500",
-            "p[billing_thresholds][reset_billing_cycle_anchor]": "false",
-        });
-        let params = settings(&phase, "p", Params::new());
-        assert_eq!(serde_json::to_value(params).unwrap(), expected);
-        let item = json!({"billing_thresholds": {"usage_gte": 9}});
-        let params = item_settings(&item, "p", Params::new());
-        let expected = json!({"p[billing_thresholds][usage_gte]": "9"});
         assert_eq!(serde_json::to_value(params).unwrap(), expected);
     }
 }

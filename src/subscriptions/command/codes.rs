@@ -1,6 +1,7 @@
 //! A change that redeems a promotion code.
 
-use super::{ChangeRejection, StripeAction, change_pending, held_terms};
+use super::switch::{change_pending, held_terms};
+use super::{ChangeRejection, StripeAction};
 use crate::catalogue::Catalogue;
 use crate::subscriptions::state::SubscriptionRow;
 

@@ -56,6 +56,14 @@ pub enum ChangeRejection {
     )]
     ChangePending(String),
     #[error(
+        "a change to the plan {tier:?} waits for its payer{}; ask for the same once more to see how to pay, or DELETE /api/billing/subscription/pending-change to call it off",
+        .until.map(|until| format!(" until {until}")).unwrap_or_default()
+    )]
+    AwaitsPayment {
+        tier: String,
+        until: Option<Timestamp>,
+    },
+    #[error(
         "the terms of the plan change on {0}, as the operator of this service has set; only the operator can call that off, by releasing the subscription's schedule in Stripe"
     )]
     MigrationPending(Timestamp),
@@ -67,6 +75,10 @@ pub enum ChangeRejection {
         "a change of the subscription is pending, and no promotion code can be redeemed beside it: redeem it with that change, or DELETE /api/billing/subscription/pending-change first"
     )]
     CodeBesideChange,
+    #[error(
+        "Stripe's page cannot sell the plan {0:?}, whose usage is billed in another interval than its fee: add a card with /api/billing/payment-methods/setup, then POST /api/billing/subscription"
+    )]
+    NotByCheckout(String),
     #[error("the subscription is not about to end")]
     NotEnding,
     #[error("a trial of {plan:?} lasts at most {most} days")]
@@ -105,6 +117,66 @@ pub enum ChangeRejection {
         "{used} seats are in use, more than the {asked} asked for: free some of them, or ask for more"
     )]
     SeatsInUse { used: String, asked: u32 },
+    #[error(
+        "there is no add-on {addon:?}; {}",
+        match .addons.as_slice() {
+            [] => format!("the plan {plan:?} has none"),
+            addons => format!("those of the plan {plan:?} are {}", addons.join(", ")),
+        }
+    )]
+    UnknownAddon {
+        addon: String,
+        plan: String,
+        addons: Vec<String>,
+    },
+    #[error(
+        "the add-on {addon:?} does not go with the plan {plan:?}; {}",
+        match .plans.as_slice() {
+            [] => "it goes with no plan that is sold".to_owned(),
+            plans => format!("it goes with {}", plans.join(", ")),
+        }
+    )]
+    AddonExcluded {
+        addon: String,
+        plan: String,
+        plans: Vec<String>,
+    },
+    #[error(
+        "the add-on {addon:?} is not sold any more: {}",
+        match .held {
+            0 => "leave it out".to_owned(),
+            held => format!("at most the {held} that there are can be kept"),
+        }
+    )]
+    AddonRetired { addon: String, held: u32 },
+    #[error(
+        "{quantity} of the add-on {addon:?} cannot be had: its quantity is from 1 to {most}; to have none, leave it out"
+    )]
+    AddonQuantity {
+        addon: String,
+        quantity: i64,
+        most: u32,
+    },
+    #[error(
+        "nobody can be charged in this trial, so that no more add-ons can be had in it: add a payment method first, or leave them out of \"addons\" until the trial is over"
+    )]
+    AddonsInTrial,
+    #[error("the add-on {0:?} is named twice: name it once, with its quantity")]
+    AddonTwice(String),
+    #[error(
+        "the add-on {addon:?} is not sold for {currency} by the {}, as the plan is paid then{}; leave it out of \"addons\", or choose another interval",
+        .interval.as_str(),
+        match .offered.as_slice() {
+            [] => String::new(),
+            offered => format!(": it costs {}", offered.join(", ")),
+        }
+    )]
+    AddonNotOffered {
+        addon: String,
+        currency: String,
+        interval: Interval,
+        offered: Vec<String>,
+    },
     #[error(
         "the subscription has no price of the catalogue, so its plan cannot be changed here; change it in Stripe, or add its price to the catalogue"
     )]

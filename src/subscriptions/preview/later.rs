@@ -13,11 +13,13 @@ use crate::subscriptions::failure::Failure;
 use crate::subscriptions::state::SubscriptionRow;
 use billing_domain::preview::ProrationBehavior;
 
-/// What `change` would cost with the next invoice, as Stripe computes it.
+/// What `change` would cost with the next invoice, as Stripe computes it. A code that it
+/// redeems would end at `code_ends`, redeemed now.
 pub async fn of_switch(
     client: &Client,
     change: &Switch<'_>,
     extras: &Extras,
+    code_ends: Option<Timestamp>,
 ) -> Result<Pricing, Failure> {
     let subscription = change.subscription;
     let reduced = check_plain(change, extras).is_err();
@@ -37,6 +39,10 @@ pub async fn of_switch(
         // follows without a schedule.
         renewed(change, extras, renewal.as_ref())?
     } else {
+        let ends_before = code_ends.filter(|end| *end <= change.at);
+        if let Some(end) = ends_before.filter(|_| !change.is_previewed_anew()) {
+            return Err(PreviewUnavailable::CodeEndsBefore(end).into());
+        }
         let remaining = extras.remaining_at(change.at);
         let none = ProrationBehavior::None;
         let invoice = ask_about(client, change, extras, none, &remaining).await?;

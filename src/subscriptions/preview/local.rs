@@ -12,14 +12,17 @@ use super::later::at_period_end;
 use super::switch::proration_behavior;
 use super::{Line, PreviewUnavailable, Pricing, Source, Totals, describe_price};
 use crate::catalogue::{Catalogue, Interval, Plan};
+use crate::subscriptions::command::{AddonItem, AddonPrice};
 use crate::subscriptions::prices::SwitchTo;
 use crate::subscriptions::selection::Quantities;
 use crate::subscriptions::state::{Item, SubscriptionRow};
 
 /// A new subscription: a full period, due at once.
 pub fn of_creation(
+    catalogue: &Catalogue,
     plan: &Plan,
     quantities: Quantities,
+    addons: &[AddonItem],
     now: Timestamp,
 ) -> Result<Pricing, PreviewUnavailable> {
     let boundary = |interval: Interval| {
@@ -30,17 +33,26 @@ pub fn of_creation(
     let now = second(now.as_second())?;
     let beside = quantities.beside.filter(|quantity| *quantity > 0);
     let seats = plan.seat_price().zip(beside);
+    let seats = seats.map(|(price, quantity)| (&plan.name, price, quantity));
+    let fee = (&plan.name, &plan.price, quantities.fee.unwrap_or(1));
+    let addons = addons.iter().filter_map(|addon| match &addon.price {
+        AddonPrice::Sold(price) => {
+            let name = catalogue
+                .addon(&addon.id)
+                .map_or(&addon.id, |one| &one.name);
+            Some((name, price, u64::from(addon.quantity)))
+        }
+        AddonPrice::Held { .. } => None,
+    });
     let mut lines = Vec::new();
-    for (price, quantity) in
-        std::iter::once((&plan.price, quantities.fee.unwrap_or(1))).chain(seats)
-    {
+    for (name, price, quantity) in std::iter::once(fee).chain(seats).chain(addons) {
         let charge = Charge {
             unit_amount: price.amount,
             quantity,
         };
         let amount = charge.full_amount();
         let amount = amount.map_err(|error| PreviewUnavailable::OutOfRange(error.to_string()))?;
-        let description = describe_price(&plan.name, price, quantity);
+        let description = describe_price(name, price, quantity);
         lines.push(Line::plain(description, amount, (now, next)));
     }
     let totals = Totals::shown(&lines)?;
@@ -149,6 +161,8 @@ fn check_known(
         "is charged for usage by the month beside a fee by the year"
     } else if switch.quantities.beside.is_some_and(|seats| seats > 0) {
         "gets seats that have a price of their own"
+    } else if !switch.addons.is_empty() {
+        "gets add-ons"
     } else {
         return Ok(());
     };
@@ -174,8 +188,17 @@ pub fn of_switch_later(
     let quantity = quantities.fee.unwrap_or(known.before.charge.quantity);
     let seats = plan.seat_price().zip(quantities.beside);
     let seats = seats.map(|(price, quantity)| (price.amount, quantity));
+    let addons = switch.addons.iter();
+    let addons = addons.map(|addon| Some((addon.unit_amount()?, u64::from(addon.quantity))));
+    let addons: Option<Vec<(i64, u64)>> = addons.collect();
+    let addons = addons.ok_or(PreviewUnavailable::StripeOnly(
+        "has a price that is no whole amount",
+    ))?;
     let mut fee = 0_i64;
-    for (unit_amount, quantity) in std::iter::once((unit_amount, quantity)).chain(seats) {
+    for (unit_amount, quantity) in std::iter::once((unit_amount, quantity))
+        .chain(seats)
+        .chain(addons)
+    {
         let amount = i64::try_from(quantity).ok();
         let amount = amount.and_then(|quantity| unit_amount.checked_mul(quantity));
         let sum = amount.and_then(|amount| fee.checked_add(amount));

@@ -3,6 +3,7 @@
 //! told the usage so far before it is asked, and that report is recorded, as those of
 //! `usage report` are.
 
+mod addons;
 mod features;
 pub mod later;
 pub mod local;
@@ -24,11 +25,13 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::pending::PendingChange;
+use super::PendingChangeView;
+use super::selection::AskedAddons;
 use super::state::SubscriptionRow;
-use crate::catalogue::{Catalogue, Interval, Plan, Price, When};
+use crate::catalogue::{Addons, BoughtAddon, Catalogue, Interval, Plan, Price, When};
 use crate::metering::charges::UsageCharge;
 use crate::server::number::Number;
+use addons::AddonChange;
 use features::FeatureChange;
 pub(super) use pricing::Asked;
 use token::{LIFETIME, Quote};
@@ -136,6 +139,29 @@ pub struct Previewed {
     pub asked: Option<Interval>,
     /// When it takes effect; `None` if there is no choice.
     pub when: Option<When>,
+    /// The add-ons beside it; `None` if there is no subscription then.
+    pub addons: Option<Addons>,
+}
+
+impl Previewed {
+    /// What `PUT` is to say of the add-ons.
+    pub fn asked_addons(&self) -> Option<AskedAddons> {
+        let addons = self.addons.as_ref()?.iter();
+        Some(
+            addons
+                .map(|(id, quantity)| (id.clone(), i64::from(*quantity)))
+                .collect(),
+        )
+    }
+}
+
+/// What there is before a change.
+#[derive(Debug, Clone, Copy)]
+pub struct Current<'a> {
+    pub tier: &'a str,
+    /// As they are paid; `None` for a plan that the catalogue no longer has.
+    pub terms: Option<&'a Plan>,
+    pub addons: &'a Addons,
 }
 
 /// The API's representation of a preview.
@@ -150,6 +176,8 @@ pub struct Preview {
     /// The seats of the new plan; null if they are not bought.
     #[schema(required)]
     pub quantity: Option<u64>,
+    /// The add-ons beside the new plan.
+    pub addons: Vec<BoughtAddon>,
     pub currency: String,
     /// Exact, in major units.
     #[schema(value_type = Number)]
@@ -167,7 +195,7 @@ pub struct Preview {
     pub when: Option<When>,
     /// The pending change that this one would take the place of.
     #[schema(required)]
-    pub pending_change: Option<PendingChange>,
+    pub pending_change: Option<PendingChangeView>,
     pub next_invoice_date: Timestamp,
     /// Those of usage and prorations that come to nothing are left out.
     pub lines: Vec<Line>,
@@ -180,6 +208,8 @@ pub struct Preview {
     pub promotion_code: Option<String>,
     pub changes: Vec<QuotaChange>,
     pub feature_changes: Vec<FeatureChange>,
+    /// The add-ons that come, go, or become more or fewer.
+    pub addon_changes: Vec<AddonChange>,
     pub source: Source,
     pub preview_token: String,
     pub preview_token_expires_at: Timestamp,
@@ -194,6 +224,10 @@ pub enum PreviewUnavailable {
         "the subscription {why} and a schedule, another interval or invoices of usage before its renewal, and Stripe does not say what its next invoice would be"
     )]
     NotPriced { why: &'static str, way_out: WayOut },
+    #[error(
+        "the promotion code is redeemed when the period ends, and Stripe prices it as if it were redeemed now, when it would hold until {0} only"
+    )]
+    CodeEndsBefore(Timestamp),
     #[error("the currency of subscription {0} is not known here")]
     NoCurrency(String),
     #[error("the amounts are out of range: {0}")]
@@ -246,19 +280,21 @@ impl Pricing {
 
     pub fn into_preview(
         self,
-        current: (&str, Option<&Plan>),
+        current: Current<'_>,
         new: &Previewed,
-        pending_change: Option<PendingChange>,
+        pending_change: Option<PendingChangeView>,
         sealed: Sealed,
     ) -> Preview {
         let major = |minor| exactly(money::major(minor, &self.currency));
         let (interval, quantity, when) = (new.interval, new.quantity, new.when);
+        let addons = new.addons.clone().unwrap_or_default();
         let new = &new.plan;
         Preview {
-            current_plan: current.0.to_owned(),
+            current_plan: current.tier.to_owned(),
             new_plan: new.tier.clone(),
             interval,
             quantity,
+            addons: BoughtAddon::list(&addons),
             prorated_amount: major(self.prorated_amount),
             next_invoice_amount: major(self.next_invoice_amount),
             due_now_amount: major(self.due_now_amount),
@@ -273,8 +309,9 @@ impl Pricing {
             totals: self.totals,
             next_invoice_totals: self.next_totals,
             promotion_code: sealed.promotion_code,
-            changes: quota_changes(current.1, new),
-            feature_changes: features::changes(current.1, new),
+            changes: quota_changes(current.terms, new),
+            feature_changes: features::changes(current.terms, new),
+            addon_changes: addons::changes(current.addons, &addons),
             source: self.source,
             preview_token: sealed.token,
             preview_token_expires_at: sealed.expires_at,

@@ -6,8 +6,10 @@ use uuid::Uuid;
 use super::switch::Switch;
 use super::token::Quote;
 use super::{PreviewUnavailable, Pricing, Source, later, local, stripe, switched};
+use crate::metering::reports::Overage;
 use crate::projection;
 use crate::stripe::client::Client;
+use crate::subscriptions::change::call::check_flexible;
 use crate::subscriptions::command::{ChangeRejection, StripeAction};
 use crate::subscriptions::extras::Extras;
 use crate::subscriptions::failure::Failure;
@@ -26,16 +28,28 @@ pub struct Asked<'a> {
     pub customer_id: Option<&'a str>,
 }
 
+/// What the local engine needs beside the state.
+pub struct Locally {
+    pub organization_id: Uuid,
+    /// Whether the subscription was ever updated.
+    pub was_updated: bool,
+    pub overages: Vec<Overage>,
+}
+
 impl Subscriptions {
     /// Prices `action` with the local engine.
     pub(super) async fn price_locally(
         &self,
-        organization_id: Uuid,
         state: &SubscriptionState,
         action: &StripeAction<'_>,
-        was_updated: bool,
+        locally: Locally,
         now: Timestamp,
     ) -> Result<Pricing, Failure> {
+        let Locally {
+            organization_id,
+            was_updated,
+            overages,
+        } = locally;
         let (is_new, switch) = (
             matches!(action, StripeAction::Create { .. }),
             SwitchTo::of(action),
@@ -49,17 +63,19 @@ impl Subscriptions {
         Ok(match (action, switch) {
             (
                 StripeAction::Create {
-                    plan, quantities, ..
+                    plan,
+                    quantities,
+                    addons,
+                    ..
                 },
                 _,
-            ) => local::of_creation(plan, *quantities, now)?,
+            ) => local::of_creation(&self.catalogue, plan, *quantities, addons, now)?,
             (StripeAction::Switch { subscription, .. }, Some(switch)) => {
                 if was_updated {
                     self.check_unchanged(organization_id, subscription).await?;
                 }
                 let pricing = local::of_switch(subscription, &self.catalogue, switch, now)?;
-                self.with_local_usage(organization_id, subscription, switch, pricing)
-                    .await?
+                self.with_local_usage(overages, subscription, switch, pricing)
             }
             (StripeAction::SwitchLater { subscription, .. }, Some(switch)) => {
                 if was_updated {
@@ -74,6 +90,7 @@ impl Subscriptions {
                 | StripeAction::EndWithPeriod { subscription, .. }
                 | StripeAction::EndNow { subscription, .. }
                 | StripeAction::CallOff { subscription, .. }
+                | StripeAction::Withdraw { subscription, .. }
                 | StripeAction::Keep { subscription }
                 | StripeAction::Nothing { subscription },
                 _,
@@ -104,26 +121,9 @@ impl Subscriptions {
         quote: Option<&Quote>,
         now: Timestamp,
     ) -> Result<Pricing, Failure> {
-        let (catalogue, extras, customer_id) = (&self.catalogue, asked.extras, asked.customer_id);
+        let (catalogue, extras) = (&self.catalogue, asked.extras);
         match asked.action {
-            // Stripe does not know the customer yet: use the catalogue's price.
-            StripeAction::Create {
-                plan, quantities, ..
-            } if customer_id.is_none() && !extras.plays_a_part() => {
-                Ok(local::of_creation(plan, *quantities, now)?)
-            }
-            StripeAction::Create {
-                plan, quantities, ..
-            } => {
-                let prices = self.prices_of(client, plan, None).await?;
-                let new = stripe::New {
-                    customer_id,
-                    plan,
-                    prices: &prices,
-                    quantities: *quantities,
-                };
-                stripe::of_creation(client, catalogue, new, extras).await
-            }
+            StripeAction::Create { .. } => self.creation(client, asked, now).await,
             StripeAction::Switch { subscription, .. } => {
                 let (to, prices) = self.target(client, subscription, asked.action).await?;
                 let at = match quote {
@@ -132,6 +132,7 @@ impl Subscriptions {
                 };
                 let switch = Switch::new(subscription, catalogue, to, &prices, at)
                     .ok_or(ChangeRejection::UnknownItems)?;
+                check_flexible(&switch)?;
                 let telling = Telling::Tell;
                 let switch = self
                     .with_usage(client, asked.organization_id, switch, quote, telling)
@@ -143,7 +144,12 @@ impl Subscriptions {
                 let at = subscription.period_end.ok_or(ChangeRejection::NoPeriod)?;
                 let switch = Switch::new(subscription, catalogue, to, &prices, at)
                     .ok_or(ChangeRejection::UnknownItems)?;
-                later::of_switch(client, &switch.at_period_end(), extras).await
+                check_flexible(&switch)?;
+                let code_ends = match extras.redeems_for_a_time() {
+                    true => extras.code_ends(self.time_of(client, subscription).await?),
+                    false => None,
+                };
+                later::of_switch(client, &switch.at_period_end(), extras, code_ends).await
             }
             StripeAction::Redeem { subscription, .. } => {
                 let at = match quote {
@@ -158,12 +164,45 @@ impl Subscriptions {
             }
             StripeAction::EndNow { subscription, .. }
             | StripeAction::CallOff { subscription, .. }
+            | StripeAction::Withdraw { subscription, .. }
             | StripeAction::Keep { subscription }
             | StripeAction::Nothing { subscription } => Ok(Pricing {
                 source: Source::Stripe,
                 ..super::of_end(catalogue, subscription, now)?
             }),
         }
+    }
+
+    /// What a new subscription would cost.
+    async fn creation(
+        &self,
+        client: &Client,
+        asked: Asked<'_>,
+        now: Timestamp,
+    ) -> Result<Pricing, Failure> {
+        let StripeAction::Create {
+            plan,
+            quantities,
+            addons,
+            ..
+        } = asked.action
+        else {
+            return Err(Failure::Unexpected("no new subscription"));
+        };
+        let (catalogue, quantities) = (&self.catalogue, *quantities);
+        // Stripe does not know the customer yet: use the catalogue's price.
+        if asked.customer_id.is_none() && !asked.extras.plays_a_part() {
+            let priced = local::of_creation(catalogue, plan, quantities, addons, now);
+            return Ok(priced?);
+        }
+        let prices = self.prices_with(client, plan, None, addons).await?;
+        let new = stripe::New {
+            customer_id: asked.customer_id,
+            plan,
+            prices: &prices,
+            quantities,
+        };
+        stripe::of_creation(client, catalogue, new, asked.extras).await
     }
 
     /// What `action` switches to, and the prices of that.

@@ -1,46 +1,72 @@
 //! Makes previews, and checks that a change still costs what was quoted.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
+use super::pricing::Locally;
 use super::token::Quote;
 use super::{Asked, Preview, PreviewUnavailable, Previewed, Pricing, Sealed};
 use crate::batch::lookup::Grouped;
 use crate::catalogue::{Catalogue, Plan, When};
 use crate::db::{self, WorkerTx};
+use crate::metering::charges;
+use crate::metering::reports::Overage;
 use crate::projection;
 use crate::stripe::client::{Client, ErrorKind, StripeError};
+use crate::subscriptions::command::addons::numbers;
 use crate::subscriptions::command::{Command, StripeAction, decide};
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::mirror::StripePresence;
 use crate::subscriptions::selection::Selection;
 use crate::subscriptions::state::{SubscriptionRow, SubscriptionState};
-use crate::subscriptions::{Subscriptions, promotion, store};
+use crate::subscriptions::{PendingChangeView, Subscriptions, promotion, store};
 
-/// Batched reads for previews: an organization's state, and whether its
-/// subscription was ever updated.
-pub(in crate::subscriptions) type PreviewLookup = Grouped<Uuid, (SubscriptionState, bool)>;
+/// Batched reads for previews, of an organization at a second.
+pub(in crate::subscriptions) type PreviewLookup = Grouped<(Uuid, i64), Previewable>;
+
+/// What a preview is made of.
+#[derive(Clone)]
+pub(in crate::subscriptions) struct Previewable {
+    state: SubscriptionState,
+    /// Whether the subscription was ever updated.
+    was_updated: bool,
+    /// Usage over the quotas; read where the local engine prices it.
+    overages: Vec<Overage>,
+}
 
 pub(in crate::subscriptions) fn preview_lookup(
     pool: PgPool,
     catalogue: Arc<Catalogue>,
+    locally: bool,
 ) -> PreviewLookup {
-    Grouped::new(move |organizations| {
+    Grouped::new(move |asked| {
         let (pool, catalogue) = (pool.clone(), catalogue.clone());
         Box::pin(async move {
             let mut conn = db::acquire(&pool).await?;
+            let organizations: BTreeSet<Uuid> = asked.iter().map(|(id, _)| *id).collect();
+            let organizations = Vec::from_iter(organizations);
             let states = store::states(&mut conn, &organizations, &catalogue).await?;
             let subscription: Vec<(Uuid, &str)> = states
                 .iter()
                 .filter_map(|(id, state)| Some((*id, &*state.subscription.as_ref()?.id)))
                 .collect();
             let updated = projection::updated(&mut conn, &subscription).await?;
-            let found = states
-                .into_iter()
-                .map(|(id, state)| (id, (state, updated.contains(&id))));
+            let mut overages = match locally {
+                true => charges::overages(&mut conn, &catalogue, &asked).await?,
+                false => HashMap::new(),
+            };
+            let found = asked.into_iter().filter_map(|key| {
+                let previewable = Previewable {
+                    state: states.get(&key.0)?.clone(),
+                    was_updated: updated.contains(&key.0),
+                    overages: overages.remove(&key).unwrap_or_default(),
+                };
+                Some((key, previewable))
+            });
             Ok(found.collect())
         })
     })
@@ -80,7 +106,8 @@ impl Subscriptions {
                         ) =>
                 {
                     refreshes += 1;
-                    self.investigate_missing(organization_id, &error).await?;
+                    // It is rare, and its future large.
+                    Box::pin(self.investigate_missing(organization_id, &error)).await?;
                 }
                 priced => break priced?,
             }
@@ -91,6 +118,11 @@ impl Subscriptions {
             plan_tier: selection.tier.to_owned(),
             interval: new.asked,
             quantity: new.quantity,
+            addons: match new.plan.tier == selection.tier {
+                true => selection.addons.cloned().or_else(|| new.asked_addons()),
+                // Where it is another plan that gets them, they need not go with this one.
+                false => selection.addons.cloned(),
+            },
             when: new.when,
             promotion_code: promotion_code.map(str::to_owned),
             subscription: state
@@ -112,9 +144,13 @@ impl Subscriptions {
             promotion_code: quote.promotion_code,
         };
         let current = self.terms_of(&state).await?;
-        let current = (state.plan_tier.as_str(), current.as_ref());
+        let current = super::Current {
+            tier: &state.plan_tier,
+            terms: current.as_ref(),
+            addons: &state.bought.addons,
+        };
         let subscription = state.subscription.as_ref();
-        let pending = subscription.and_then(|one| one.pending.clone());
+        let pending = subscription.and_then(PendingChangeView::of);
         Ok(pricing.into_preview(current, &new, pending, sealed))
     }
 
@@ -126,8 +162,13 @@ impl Subscriptions {
         selection: Selection<'_>,
         now: Timestamp,
     ) -> Result<(SubscriptionState, Previewed, Pricing), Failure> {
-        let found = self.preview_lookup.find(organization_id).await?;
-        let (state, was_updated) = found.ok_or(Failure::NoOrganization)?;
+        let key = (organization_id, now.as_second());
+        let found = self.preview_lookup.find(key).await?;
+        let Previewable {
+            state,
+            was_updated,
+            overages,
+        } = found.ok_or(Failure::NoOrganization)?;
         self.recall_terms(&state).await?;
         let action = decide(&state, &self.catalogue, command)?;
         self.check_seats(organization_id, &action).await?;
@@ -143,17 +184,22 @@ impl Subscriptions {
                     extras: &extras,
                     customer_id: state.customer_id.as_deref(),
                 };
-                self.price_with_stripe(client, asked, None, now).await?
+                Box::pin(self.price_with_stripe(client, asked, None, now)).await?
             }
             None if code.is_some() => {
                 return Err(PreviewUnavailable::StripeOnly("would redeem a promotion code").into());
             }
             None => {
-                self.price_locally(organization_id, &state, &action, was_updated, now)
-                    .await?
+                let locally = Locally {
+                    organization_id,
+                    was_updated,
+                    overages,
+                };
+                self.price_locally(&state, &action, locally, now).await?
             }
         };
         let new = self.previewed(selection, &action)?;
+        let new = self.with_addons(new, &action);
         Ok((state, new, pricing))
     }
 
@@ -199,6 +245,7 @@ impl Subscriptions {
             StripeAction::EndWithPeriod { .. }
             | StripeAction::EndNow { .. }
             | StripeAction::CallOff { .. }
+            | StripeAction::Withdraw { .. }
             | StripeAction::Keep { .. }
             | StripeAction::Nothing { .. } => {
                 let plan = self.catalogue.plan(selection.tier);
@@ -222,7 +269,24 @@ impl Subscriptions {
             interval: interval.or(asked),
             quantity: selection.quantity.or(seats.map(u64::from)),
             plan,
+            addons: None,
         })
+    }
+
+    /// The same with the add-ons that the change leaves beside the plan.
+    fn with_addons(&self, new: Previewed, action: &StripeAction<'_>) -> Previewed {
+        let addons = match action {
+            StripeAction::Create { addons, .. }
+            | StripeAction::Switch { addons, .. }
+            | StripeAction::SwitchLater { addons, .. } => numbers(addons),
+            StripeAction::Redeem { subscription, .. } => subscription.addons(&self.catalogue),
+            _ => return new,
+        };
+        Previewed {
+            plan: self.catalogue.with_addons(new.plan, &addons),
+            addons: Some(addons),
+            ..new
+        }
     }
 
     /// Stripe lacks an object of the preview: the customer may have been deleted,
@@ -248,9 +312,10 @@ impl Subscriptions {
         let terms = self.catalogue.terms(&state.plan_tier, state.plan_version);
         let bought = &state.bought;
         Ok(terms.map(|terms| {
-            terms
+            let terms = terms
                 .paid_in(bought.currency.as_deref(), bought.interval)
-                .with_seats(bought.seats)
+                .with_seats(bought.seats);
+            self.catalogue.with_addons(terms, &bought.addons)
         }))
     }
 

@@ -16,14 +16,17 @@ use crate::subscriptions::selection::Quantities;
 use crate::subscriptions::state::SubscriptionRow;
 use billing_domain::period::Cadence;
 
-/// The items of a new subscription: its fee, its seats and its metered prices.
+/// The items of a new subscription: its fee, its seats, its add-ons and its metered prices.
 pub fn items_of(prices: &PlanPrices, quantities: Quantities, params: Params, name: &str) -> Params {
     let seats = quantities.beside.filter(|quantity| *quantity > 0);
     let seats = prices.seats.as_ref().zip(seats);
     let seats = seats.map(|(price, quantity)| (price, Some(quantity)));
     let metered = prices.metered.values().map(|price| (price, None));
+    let addons = prices.addons.iter();
+    let addons = addons.map(|addon| (&addon.price_id, Some(addon.quantity.into())));
     let items = std::iter::once((&prices.base, quantities.fee))
         .chain(seats)
+        .chain(addons)
         .chain(metered);
     items
         .enumerate()
@@ -98,7 +101,7 @@ pub fn month_after(starts: Timestamp) -> Result<Timestamp, Failure> {
         .ok_or_else(|| unexpected("a month is out of range"))
 }
 
-/// The lines of a whole period of the plan's fee and of its seats.
+/// The lines of a whole period of the plan's fee, of its seats and add-ons.
 pub fn fees<'a>(
     invoice: &'a Invoice,
     prices: &PlanPrices,
@@ -108,9 +111,12 @@ pub fn fees<'a>(
 }
 
 impl PlanPrices {
-    /// Whether a price is the fee's or the seats'.
+    /// Whether a price is the fee's, the seats' or an add-on's.
     fn are_licensed(&self, price: Option<&str>) -> bool {
-        price.is_some() && (price == Some(&self.base) || price == self.seats.as_deref())
+        let is_addon = |price: &str| self.addons.iter().any(|addon| addon.price_id == price);
+        price.is_some_and(|price| {
+            price == self.base || Some(price) == self.seats.as_deref() || is_addon(price)
+        })
     }
 }
 

@@ -3,10 +3,13 @@
 use billing_domain::preview::ProrationBehavior;
 use jiff::Timestamp;
 
+use super::addons;
 use super::usage_lines::UsagePrices;
 use crate::catalogue::{Catalogue, Plan};
 use crate::metering::charges::UsageCharge;
 use crate::stripe::client::{FLEXIBLE, Params};
+use crate::subscriptions::command;
+use crate::subscriptions::command::addons::difference;
 use crate::subscriptions::pending::Following;
 use crate::subscriptions::prices::{PlanPrices, SwitchTo};
 use crate::subscriptions::selection::Quantities;
@@ -68,7 +71,7 @@ pub struct ItemAfter<'a> {
 /// A change of another item than the plan's. A metered item is never given another
 /// price: the new item says from when on Stripe counts usage at it.
 #[derive(Debug, PartialEq, Eq)]
-enum Other<'a> {
+pub(super) enum Other<'a> {
     Added {
         price_id: &'a str,
     },
@@ -111,6 +114,7 @@ fn others<'a>(
     quantities: Quantities,
 ) -> Vec<Other<'a>> {
     let mut others = seats(subscription, catalogue, prices, quantities);
+    others.extend(addons::changed(subscription, catalogue, prices));
     for metric in catalogue.metrics().keys() {
         let new = prices.metered.get(metric).map(String::as_str);
         let mut old = subscription.metered_items(catalogue, metric);
@@ -170,7 +174,8 @@ fn seats<'a>(
     left.into_iter().chain(gone).collect()
 }
 
-/// When a switch is charged: fewer seats of the same plan as a change to a lower one.
+/// When a switch is charged: fewer seats or add-ons of the same plan as a change to a lower
+/// one.
 pub fn proration_behavior(
     subscription: &SubscriptionRow,
     catalogue: &Catalogue,
@@ -186,8 +191,16 @@ pub fn proration_behavior(
         units(fee.into_iter().collect()),
         units(subscription.seat_items(catalogue)),
     );
-    let fewer = switch.quantities.fee.is_some_and(|fee| fee < before.0)
-        || switch.quantities.beside.unwrap_or(0) < before.1;
+    let after = (
+        switch.quantities.fee.unwrap_or(before.0),
+        switch.quantities.beside.unwrap_or(0),
+    );
+    let beside = difference(
+        &subscription.addons(catalogue),
+        &command::addons::numbers(switch.addons),
+    );
+    let more = after.0 > before.0 || after.1 > before.1 || beside.more;
+    let fewer = !more && (after.0 < before.0 || after.1 < before.1 || beside.less);
     match switch.plan.tier == current.tier && switch.keeps_prices && fewer {
         true => catalogue.proration_of_less(),
         false => catalogue.proration_behavior(&current.tier, &switch.plan.tier),
@@ -298,7 +311,7 @@ impl<'a> Switch<'a> {
                 add(ItemAfter {
                     price_id,
                     quantity: i64::try_from(quantity).ok(),
-                    unit_amount: self.seat_amount(price_id),
+                    unit_amount: self.amount_beside(price_id),
                     ..kept
                 });
             } else if !self.removes(&item.id) {
@@ -314,7 +327,7 @@ impl<'a> Switch<'a> {
                     quantity,
                 } => {
                     let quantity = i64::try_from(*quantity).ok();
-                    (price_id, quantity, self.seat_amount(price_id))
+                    (price_id, quantity, self.amount_beside(price_id))
                 }
                 _ => continue,
             };
@@ -340,11 +353,16 @@ impl<'a> Switch<'a> {
         })
     }
 
-    /// What a seat of this price costs: as it is, or as the plan is sold.
-    fn seat_amount(&self, price_id: &str) -> Option<i64> {
+    /// What a seat or an add-on of this price costs: as it is, or as it is sold.
+    fn amount_beside(&self, price_id: &str) -> Option<i64> {
         let mut items = self.subscription.items.iter();
         let held = items.find(|item| item.price_id.as_deref() == Some(price_id));
-        held.map_or(self.seat, |item| item.unit_amount)
+        let mut addons = self.prices.addons.iter();
+        match (held, addons.find(|addon| addon.price_id == price_id)) {
+            (Some(item), _) => item.unit_amount,
+            (None, Some(addon)) => addon.unit_amount,
+            (None, None) => self.seat,
+        }
     }
 
     /// The same change with what it charges for usage.
@@ -389,9 +407,18 @@ impl<'a> Switch<'a> {
 
     /// Whether Stripe is asked for a change of another item. It previews the change as the
     /// subscription is: without flexible billing there is no usage by the month beside a fee
-    /// by the year. Usage charges nothing in advance, so that the amounts are the same.
+    /// by the year, and with it the next invoice would be that of a month's usage, before
+    /// the change takes effect. Usage charges nothing in advance, so that the amounts are
+    /// the same.
     fn is_asked(&self, other: &Other<'_>, previews: bool) -> bool {
-        !(previews && self.needs_flexible && matches!(other, Other::Added { .. }))
+        let misleads = self.needs_flexible || (self.later && self.mixes);
+        !(previews && misleads && matches!(other, Other::Added { .. }))
+    }
+
+    /// Whether a change at the period's end is previewed as if it were now, since Stripe
+    /// previews no other interval later.
+    pub(super) fn is_previewed_anew(&self) -> bool {
+        self.later && self.changes_interval && !self.subscription.on_trial()
     }
 
     /// The items that a preview leaves out for that, and the change keeps.
@@ -447,9 +474,7 @@ impl<'a> Switch<'a> {
         if !self.subscription.on_trial() && !self.later {
             params = params.set(name("proration_date"), self.at.as_second());
         }
-        // Previewed as if it were now, since Stripe previews no other interval later.
-        let anew = self.later && self.changes_interval && !self.subscription.on_trial();
-        if self.restarts || anew {
+        if self.restarts || self.is_previewed_anew() {
             params = params.set(name("billing_cycle_anchor"), "now");
         }
         // Without prorations, it is asked what the renewal comes to by itself.

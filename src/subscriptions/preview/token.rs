@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::catalogue::{Interval, When};
 use crate::metering::charges::UsageCharge;
 use crate::server::signing::{SharedSigningKey, SigningKey};
+use crate::subscriptions::selection::AskedAddons;
 
 /// The longest validity of a quote.
 pub const LIFETIME: SignedDuration = SignedDuration::from_mins(15);
@@ -27,6 +28,9 @@ pub struct Quote {
     /// The seats.
     #[serde(default)]
     pub quantity: Option<u64>,
+    /// The add-ons.
+    #[serde(default)]
+    pub addons: Option<AskedAddons>,
     /// When the change takes effect; `None` if there is no choice.
     #[serde(default)]
     pub when: Option<When>,
@@ -103,6 +107,7 @@ mod tests {
             plan_tier: "standard".to_owned(),
             interval: Some(Interval::Year),
             quantity: Some(5),
+            addons: Some(AskedAddons::from([("extra".to_owned(), 2)])),
             when: Some(When::Now),
             promotion_code: Some("SPRING25".to_owned()),
             subscription: None,

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use billing_domain::subscription::is_ended;
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 use serde::Serialize;
@@ -13,7 +12,7 @@ use serde_json::Value;
 
 use super::store::{Mirrored, Parts};
 use crate::stripe::objects::{
-    Charge, CheckoutSession, Customer, Dispute, Invoice, InvoicePayment, PaymentMethod,
+    Charge, CheckoutSession, Customer, Dispute, Invoice, InvoicePayment, PaymentMethod, Refund,
     SchedulePhase, Subscription, SubscriptionSchedule,
 };
 
@@ -134,7 +133,7 @@ pub fn subscriptions(
     theirs: &Subscription,
     schedule: Option<&SubscriptionSchedule>,
 ) -> Vec<String> {
-    let ended = is_ended(&theirs.status);
+    let ended = theirs.status.is_ended();
     let mut skipped = vec!["pending_update"];
     // If the flag differs, these times only repeat it.
     if ours.row["cancel_at_period_end"] != theirs.cancel_at_period_end {
@@ -323,6 +322,12 @@ pub fn charges(ours: &Mirrored, theirs: &Charge) -> Vec<String> {
         None => &["stripe_invoice_id"],
     };
     let mut differ = Differences::of(ours, unknown);
+    differ.row("", &ours.row, theirs);
+    differ.found
+}
+
+pub fn refunds(ours: &Mirrored, theirs: &Refund) -> Vec<String> {
+    let mut differ = Differences::of(ours, &[]);
     differ.row("", &ours.row, theirs);
     differ.found
 }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use billing_domain::status::InvoiceStatus;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -18,7 +19,7 @@ use crate::stripe::client::{Client, ErrorKind, Response};
 use crate::stripe::objects::{Invoice, InvoicePayment, PaymentMethod, Subscription};
 use crate::subscriptions::Subscriptions;
 use crate::subscriptions::failure::Failure;
-use crate::subscriptions::mirror::snapshot;
+use crate::subscriptions::mirror::{StripeSnapshot, snapshot};
 
 impl Subscriptions {
     pub(super) async fn documents(
@@ -35,8 +36,8 @@ impl Subscriptions {
             .iter()
             .filter_map(|one| one["id"].as_str())
             .collect();
-        let mirrored = store::invoices(tx.conn(), &listed).await?;
-        let methods = store::payment_methods(tx.conn()).await?;
+        let mirrored = store::invoices(tx.conn(), &listed, true).await?;
+        let methods = store::payment_methods(tx.conn(), None).await?;
         tx.rollback().await?;
         let unlisted = self
             .open_invoices(client, &mirrored, &listed, found)
@@ -53,10 +54,10 @@ impl Subscriptions {
             let differences = match stored {
                 Some(ours) => compare::invoices(ours, &theirs, &payments),
                 // Drafts are not mirrored.
-                None if theirs.status.as_deref() == Some("draft") => continue,
+                None if theirs.status == Some(InvoiceStatus::Draft) => continue,
                 None => vec![format!(
                     "status: none, {}",
-                    theirs.status.as_deref().unwrap_or("none")
+                    theirs.status.as_ref().map_or("none", InvoiceStatus::as_str)
                 )],
             };
             if differences.is_empty() {
@@ -204,18 +205,21 @@ impl Subscriptions {
         response: Response,
         previous: Value,
     ) -> Result<bool, Failure> {
-        let snapshot = snapshot(client, response).await.map_err(Failure::Stripe)?;
-        let event = StoredEvent {
-            bucket: 0,
-            id: format!("request:{}", Uuid::now_v7()),
-            event_type: event_type.to_owned(),
-            api_version: None,
-            livemode: snapshot.object["livemode"].as_bool().unwrap_or(false),
-            account: None,
-            created: snapshot.at,
-            payload: json!({"data": {"object": snapshot.object, "previous_attributes": previous}})
-                .to_string(),
-        };
+        let shown = snapshot(client, Uuid::now_v7(), response).await;
+        let shown = shown.map_err(Failure::Stripe)?;
+        let answer = Answer::of(event_type, shown, previous);
+        let applied = self.apply_answers(&[&answer]).await?;
+        let applied = applied.into_iter().next().unwrap_or(Ok(false));
+        applied.map_err(Failure::Unrecoverable)
+    }
+
+    /// Has the projection apply answers of Stripe as if they were events, in one
+    /// transaction. Of each, whether it was newer than what is mirrored, or why it cannot be
+    /// applied.
+    pub(in crate::subscriptions) async fn apply_answers(
+        &self,
+        answers: &[&Answer],
+    ) -> Result<Vec<Result<bool, String>>, sqlx::Error> {
         let context = Context {
             catalogue: &self.catalogue,
             key_is_live: None,
@@ -227,16 +231,41 @@ impl Subscriptions {
             ..Batch::default()
         };
         let mut tx = WorkerTx::begin(&self.pool).await?;
-        let applied = projection::apply(tx.conn(), &context, &[&event], &mut batch).await?;
-        match applied.results.first() {
-            Some(Ok(Handled::Applied(_))) => {
-                tx.commit().await?;
-                applied.count();
-                Ok(true)
-            }
-            Some(Err(error)) => Err(Failure::Unrecoverable(error.to_string())),
-            _ => Ok(false),
+        let events: Vec<&StoredEvent> = answers.iter().map(|answer| &answer.0).collect();
+        let applied = projection::apply(tx.conn(), &context, &events, &mut batch).await?;
+        let results = applied.results.iter().map(|result| match result {
+            Ok(handled) => Ok(matches!(handled, Handled::Applied(_))),
+            Err(error) => Err(error.to_string()),
+        });
+        let results: Vec<Result<bool, String>> = results.collect();
+        if results.contains(&Ok(true)) {
+            tx.commit().await?;
+            applied.count();
         }
+        Ok(results)
+    }
+}
+
+/// What Stripe showed of an object, as the event that would tell of it.
+pub(in crate::subscriptions) struct Answer(StoredEvent);
+
+impl Answer {
+    pub(in crate::subscriptions) fn of(
+        event_type: &str,
+        shown: StripeSnapshot,
+        previous: Value,
+    ) -> Self {
+        Self(StoredEvent {
+            bucket: 0,
+            id: format!("request:{}", Uuid::now_v7()),
+            event_type: event_type.to_owned(),
+            api_version: None,
+            livemode: shown.object["livemode"].as_bool().unwrap_or(false),
+            account: None,
+            created: shown.at,
+            payload: json!({"data": {"object": shown.object, "previous_attributes": previous}})
+                .to_string(),
+        })
     }
 }
 

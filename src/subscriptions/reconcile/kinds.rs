@@ -37,6 +37,8 @@ pub enum DriftKind {
     PaymentMethod,
     /// A charge or its refunds differ from Stripe's or are missing here.
     Charge,
+    /// A refund differs from Stripe's, or one that failed is missing here.
+    Refund,
     /// A dispute differs from Stripe's or is missing here.
     Dispute,
     /// A checkout session differs from Stripe's.
@@ -48,7 +50,7 @@ pub enum DriftKind {
 }
 
 impl DriftKind {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::OpenRequest,
         Self::AbandonedRequest,
         Self::Differs,
@@ -64,6 +66,7 @@ impl DriftKind {
         Self::Customer,
         Self::PaymentMethod,
         Self::Charge,
+        Self::Refund,
         Self::Dispute,
         Self::CheckoutSession,
         Self::Unreadable,
@@ -87,6 +90,7 @@ impl DriftKind {
             Self::Customer => "customer",
             Self::PaymentMethod => "payment_method",
             Self::Charge => "charge",
+            Self::Refund => "refund",
             Self::Dispute => "dispute",
             Self::CheckoutSession => "checkout_session",
             Self::Unreadable => "unreadable",
@@ -105,6 +109,7 @@ impl DriftKind {
             | Self::Customer
             | Self::PaymentMethod
             | Self::Charge
+            | Self::Refund
             | Self::Dispute
             | Self::CheckoutSession => "run `subscriptions reconcile --apply`",
             Self::AbandonedRequest => {

@@ -10,7 +10,7 @@ use super::documents::add_to_missing;
 use super::{BothSides, Drift, DriftKind, Healing, Reconciliation, compare, store};
 use crate::db::WorkerTx;
 use crate::stripe::client::{Client, ErrorKind, Response, StripeError};
-use crate::stripe::objects::{Charge, Dispute, InvoicePayment, ShapeError, Subscription};
+use crate::stripe::objects::{Charge, Dispute, InvoicePayment, Refund, ShapeError, Subscription};
 use crate::subscriptions::Subscriptions;
 use crate::subscriptions::failure::Failure;
 
@@ -18,6 +18,7 @@ use crate::subscriptions::failure::Failure;
 pub struct Billed {
     pub invoices: Vec<Value>,
     charges: Vec<Value>,
+    refunds: Vec<Value>,
     disputes: Vec<Value>,
     /// Older charges that were refunded or disputed since.
     older: Vec<String>,
@@ -39,6 +40,7 @@ impl Billed {
             Ok::<_, StripeError>(Self {
                 invoices,
                 charges,
+                refunds,
                 disputes,
                 older,
             })
@@ -117,6 +119,8 @@ impl Subscriptions {
             charges.extend(found.shown(owner, id, response)?.flatten());
         }
         let owners = self.charges(&comparing, &charges, &paid, found).await?;
+        self.refunds(&comparing, &billed.refunds, &owners, found)
+            .await?;
         self.disputes(&comparing, billed.disputes, &owners, found)
             .await
     }
@@ -168,6 +172,43 @@ impl Subscriptions {
         Ok(owners)
     }
 
+    /// One that is not mirrored is in what its charge says, unless it has failed.
+    async fn refunds(
+        &self,
+        comparing: &Comparing<'_>,
+        refunds: &[Value],
+        owners: &BTreeMap<String, Uuid>,
+        found: &mut Reconciliation,
+    ) -> Result<(), Failure> {
+        let ids: Vec<String> = refunds.iter().filter_map(|one| text(one, "id")).collect();
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        let mirrored = store::refunds(tx.conn(), &ids).await?;
+        tx.rollback().await?;
+        for object in refunds {
+            let of_charge = text(object, "charge").and_then(|id| owners.get(&id).copied());
+            let Some(owner) = of_charge else {
+                continue;
+            };
+            let Some(theirs) = readable(Refund::read(object), object, owner, found) else {
+                continue;
+            };
+            let differences = match mirrored.get(&theirs.id) {
+                Some(ours) => compare::refunds(ours, &theirs),
+                None if theirs.is_returned() => vec![format!("status: none, {}", theirs.status)],
+                None => continue,
+            };
+            if differences.is_empty() {
+                continue;
+            }
+            let mut drift = Drift::new(DriftKind::Refund, owner, &theirs.id, differences);
+            if comparing.healing.apply {
+                drift.set_healed(self.heal_refund(comparing.client, &theirs.id).await)?;
+            }
+            found.drift.push(drift);
+        }
+        Ok(())
+    }
+
     async fn disputes(
         &self,
         comparing: &Comparing<'_>,
@@ -177,7 +218,7 @@ impl Subscriptions {
     ) -> Result<(), Failure> {
         let ids: Vec<String> = disputes.iter().filter_map(|one| text(one, "id")).collect();
         let mut tx = WorkerTx::begin(&self.pool).await?;
-        let mirrored = store::disputes(tx.conn(), &ids).await?;
+        let mirrored = store::disputes(tx.conn(), &ids, true).await?;
         tx.rollback().await?;
         // A bank may take months to decide, so older disputes are fetched too.
         for id in mirrored.keys().filter(|id| !ids.contains(id)) {
@@ -212,24 +253,49 @@ impl Subscriptions {
 
     async fn heal_charge(&self, client: &Client, id: &str) -> Result<bool, Failure> {
         let response = client.charge(id).await.map_err(Failure::Stripe)?;
-        let refunded = response.body["amount_refunded"].as_i64();
-        let event_type = match response.body["status"].as_str() {
-            _ if refunded.is_some_and(|amount| amount > 0) => "charge.refunded",
-            Some("failed") => "charge.failed",
-            _ => "charge.succeeded",
-        };
+        let event_type = charge_event(&response.body);
+        self.apply_response(client, event_type, response, json!({}))
+            .await
+    }
+
+    async fn heal_refund(&self, client: &Client, id: &str) -> Result<bool, Failure> {
+        let response = client.refund(id).await.map_err(Failure::Stripe)?;
+        let event_type = refund_event(&response.body);
         self.apply_response(client, event_type, response, json!({}))
             .await
     }
 
     async fn heal_dispute(&self, client: &Client, dispute: &Dispute) -> Result<bool, Failure> {
         let response = client.dispute(&dispute.id).await.map_err(Failure::Stripe)?;
-        let event_type = match dispute.is_closed() {
-            true => "charge.dispute.closed",
-            false => "charge.dispute.created",
-        };
+        let event_type = dispute_event(dispute);
         self.apply_response(client, event_type, response, json!({}))
             .await
+    }
+}
+
+/// The event that tells of a charge as it is.
+pub fn charge_event(charge: &Value) -> &'static str {
+    let refunded = charge["amount_refunded"].as_i64();
+    match charge["status"].as_str() {
+        _ if refunded.is_some_and(|amount| amount > 0) => "charge.refunded",
+        Some("failed") => "charge.failed",
+        _ => "charge.succeeded",
+    }
+}
+
+/// The same for a refund.
+pub fn refund_event(refund: &Value) -> &'static str {
+    match refund["status"] == "failed" {
+        true => "refund.failed",
+        false => "refund.updated",
+    }
+}
+
+/// The same for a dispute.
+pub fn dispute_event(dispute: &Dispute) -> &'static str {
+    match dispute.is_closed() {
+        true => "charge.dispute.closed",
+        false => "charge.dispute.created",
     }
 }
 

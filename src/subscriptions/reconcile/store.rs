@@ -67,9 +67,10 @@ fn by_id(stored: Vec<Stored>) -> Result<BTreeMap<String, Mirrored>, sqlx::Error>
     mirrored.collect()
 }
 
-/// All mirrored subscriptions, by id.
+/// The mirrored subscriptions of `ids`, or all of them, by id.
 pub async fn subscriptions(
     conn: &mut PgConnection,
+    ids: Option<&[&str]>,
 ) -> Result<BTreeMap<String, Mirrored>, sqlx::Error> {
     let stored = sqlx::query_as!(
         Stored,
@@ -83,17 +84,20 @@ pub async fn subscriptions(
                     'schedule', (SELECT to_jsonb(h) FROM billing_subscription_schedules h
                                   WHERE h.organization_id = s.organization_id
                                     AND h.stripe_schedule_id = s.stripe_schedule_id)) AS parts
-             FROM billing_subscriptions s JOIN organizations o ON o.id = s.organization_id"#
+             FROM billing_subscriptions s JOIN organizations o ON o.id = s.organization_id
+            WHERE $1::text[] IS NULL OR s.stripe_subscription_id = ANY($1)"#,
+        ids as Option<&[&str]>
     )
     .fetch_all(conn)
     .await?;
     by_id(stored)
 }
 
-/// The mirrored invoices of `ids`, and those that are open here, by id.
+/// The mirrored invoices of `ids`, and those that are open here if `open`, by id.
 pub async fn invoices(
     conn: &mut PgConnection,
     ids: &[&str],
+    open: bool,
 ) -> Result<BTreeMap<String, Mirrored>, sqlx::Error> {
     let stored = sqlx::query_as!(
         Stored,
@@ -110,25 +114,29 @@ pub async fn invoices(
                                     AND p.stripe_invoice_id = i.stripe_invoice_id)) AS parts
              FROM billing_invoices i JOIN organizations o ON o.id = i.organization_id
             WHERE i.organization_id <> $2
-              AND (i.stripe_invoice_id = ANY($1) OR i.status = 'open')"#,
+              AND (i.stripe_invoice_id = ANY($1) OR $3 AND i.status = 'open')"#,
         ids as &[&str],
-        sample::ID
+        sample::ID,
+        open
     )
     .fetch_all(conn)
     .await?;
     by_id(stored)
 }
 
-/// All mirrored payment methods, by id.
+/// The mirrored payment methods of `customers`, or all of them, by id.
 pub async fn payment_methods(
     conn: &mut PgConnection,
+    customers: Option<&[&str]>,
 ) -> Result<BTreeMap<String, Mirrored>, sqlx::Error> {
     let stored = sqlx::query_as!(
         Stored,
         r#"SELECT m.stripe_payment_method_id AS id, m.organization_id,
                   o.erased_at IS NOT NULL AS "erased!", to_jsonb(m) AS "object!",
                   NULL::jsonb AS parts
-             FROM billing_payment_methods m JOIN organizations o ON o.id = m.organization_id"#
+             FROM billing_payment_methods m JOIN organizations o ON o.id = m.organization_id
+            WHERE $1::text[] IS NULL OR m.stripe_customer_id = ANY($1)"#,
+        customers as Option<&[&str]>
     )
     .fetch_all(conn)
     .await?;
@@ -154,10 +162,31 @@ pub async fn charges(
     by_id(stored)
 }
 
-/// The mirrored disputes of `ids`, and those that no bank has decided yet, by id.
+/// The mirrored refunds of `ids`, by id.
+pub async fn refunds(
+    conn: &mut PgConnection,
+    ids: &[String],
+) -> Result<BTreeMap<String, Mirrored>, sqlx::Error> {
+    let stored = sqlx::query_as!(
+        Stored,
+        r#"SELECT r.stripe_refund_id AS id, r.organization_id,
+                  o.erased_at IS NOT NULL AS "erased!", to_jsonb(r) AS "object!",
+                  NULL::jsonb AS parts
+             FROM billing_refunds r JOIN organizations o ON o.id = r.organization_id
+            WHERE r.stripe_refund_id = ANY($1)"#,
+        ids
+    )
+    .fetch_all(conn)
+    .await?;
+    by_id(stored)
+}
+
+/// The mirrored disputes of `ids`, and those that no bank has decided yet if `undecided`, by
+/// id.
 pub async fn disputes(
     conn: &mut PgConnection,
     ids: &[String],
+    undecided: bool,
 ) -> Result<BTreeMap<String, Mirrored>, sqlx::Error> {
     let stored = sqlx::query_as!(
         Stored,
@@ -167,9 +196,10 @@ pub async fn disputes(
              FROM billing_disputes d JOIN organizations o ON o.id = d.organization_id
             WHERE d.organization_id <> $2
               AND (d.stripe_dispute_id = ANY($1)
-                   OR d.status NOT IN ('won', 'lost', 'warning_closed', 'prevented'))"#,
+                   OR $3 AND d.status NOT IN ('won', 'lost', 'warning_closed', 'prevented'))"#,
         ids,
-        sample::ID
+        sample::ID,
+        undecided
     )
     .fetch_all(conn)
     .await?;
@@ -196,14 +226,19 @@ pub async fn checkout_sessions(
     by_id(stored)
 }
 
-/// All mirrored customers, by id.
-pub async fn customers(conn: &mut PgConnection) -> Result<BTreeMap<String, Mirrored>, sqlx::Error> {
+/// The mirrored customers of `ids`, or all of them, by id.
+pub async fn customers(
+    conn: &mut PgConnection,
+    ids: Option<&[&str]>,
+) -> Result<BTreeMap<String, Mirrored>, sqlx::Error> {
     let stored = sqlx::query_as!(
         Stored,
         r#"SELECT c.stripe_customer_id AS id, c.organization_id,
                   o.erased_at IS NOT NULL AS "erased!", to_jsonb(c) AS "object!",
                   NULL::jsonb AS parts
-             FROM billing_customers c JOIN organizations o ON o.id = c.organization_id"#
+             FROM billing_customers c JOIN organizations o ON o.id = c.organization_id
+            WHERE $1::text[] IS NULL OR c.stripe_customer_id = ANY($1)"#,
+        ids as Option<&[&str]>
     )
     .fetch_all(conn)
     .await?;

@@ -8,11 +8,11 @@ use uuid::Uuid;
 use super::{BothSides, Drift, DriftKind};
 use crate::catalogue::Catalogue;
 use crate::stripe::objects::Subscription;
-use billing_domain::subscription::is_ended;
+use billing_domain::status::SubscriptionStatus;
 
 /// Whether it is or will be charged.
-fn runs(subscription: &Subscription) -> bool {
-    !is_ended(&subscription.status) && subscription.status != "incomplete"
+pub fn runs(subscription: &Subscription) -> bool {
+    !subscription.status.is_ended() && subscription.status != SubscriptionStatus::Incomplete
 }
 
 /// Organizations that pay twice, for a plan or for usage, and those that pay for an
@@ -84,7 +84,8 @@ fn double_meters(
     })
 }
 
-fn unknown_prices<'a>(catalogue: &Catalogue, subscription: &'a Subscription) -> Vec<&'a str> {
+/// The prices that the catalogue does not know.
+pub fn unknown_prices<'a>(catalogue: &Catalogue, subscription: &'a Subscription) -> Vec<&'a str> {
     let items = subscription.items.iter();
     let unknown: BTreeSet<&str> = items
         .filter(|item| !catalogue.knows_price(item.lookup_key.as_deref(), item.price_id.as_deref()))

@@ -24,6 +24,18 @@ pub fn drift(unbilled: &Unbilled) -> Drift {
             "units over the quota: billed, nothing (their price was removed in Stripe, which then \
              refused an invoice item for them: bill it in another way or write it off)"
         }
+        Reason::Rejected => {
+            "units over the quota: billed, nothing (Stripe accepted the usage and rejected it \
+             afterwards: `usage rejected` says why)"
+        }
+        Reason::InvoicedLess => {
+            "units over the quota: billed, nothing (Stripe's invoice lacks them, though it was told \
+             of them before: it had not counted them yet, or rejected them)"
+        }
+        Reason::InvoicedMore => {
+            "units were billed of which Stripe was not told here (something else sends meter events \
+             for the customer, or Stripe had not counted a correction)"
+        }
         Reason::BilledTooMuch => {
             "units were billed and not used (the invoice of the period was created before the \
              correction was reported to Stripe)"

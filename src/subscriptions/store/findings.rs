@@ -5,6 +5,7 @@ use sqlx::postgres::PgPool;
 
 use crate::catalogue::Catalogue;
 use crate::db::WorkerTx;
+use crate::metering::reports;
 
 /// Each entry names the organization and the object concerned.
 #[derive(Debug, Clone, Default)]
@@ -13,7 +14,7 @@ pub struct Findings {
     pub doubles: Vec<String>,
     /// Paid subscriptions without a plan of the catalogue.
     pub unknown_prices: Vec<String>,
-    /// Plans that organizations have but the catalogue lacks.
+    /// Plans and add-ons that organizations have but the catalogue lacks.
     pub vanished_plans: Vec<String>,
     /// Running subscriptions whose customer was deleted in Stripe.
     pub deleted_customers: Vec<String>,
@@ -23,6 +24,8 @@ pub struct Findings {
     pub unknown_schedules: Vec<String>,
     /// Running subscriptions that bill a metric twice.
     pub double_meters: Vec<String>,
+    /// Usage that Stripe accepted and rejected afterwards.
+    pub rejected_usage: Vec<String>,
     /// Usage that is not billed as it was used. Only the periodic check looks for it:
     /// `doctor` has a check of its own.
     pub unbilled_usage: Vec<String>,
@@ -30,7 +33,7 @@ pub struct Findings {
 
 impl Findings {
     /// The number of findings of each kind.
-    pub fn counts(&self) -> [(&'static str, usize); 7] {
+    pub fn counts(&self) -> [(&'static str, usize); 8] {
         [
             ("double_subscriptions", self.doubles.len()),
             ("unknown_prices", self.unknown_prices.len()),
@@ -38,6 +41,7 @@ impl Findings {
             ("deleted_customers", self.deleted_customers.len()),
             ("unknown_schedules", self.unknown_schedules.len()),
             ("double_metered_items", self.double_meters.len()),
+            ("rejected_usage", self.rejected_usage.len()),
             ("unbilled_usage", self.unbilled_usage.len()),
         ]
     }
@@ -78,6 +82,11 @@ impl Findings {
             &self.double_meters,
             &before.double_meters,
             "Several items of a subscription bill the same usage",
+        );
+        new(
+            &self.rejected_usage,
+            &before.rejected_usage,
+            "Stripe has rejected usage that it had accepted",
         );
         new(
             &self.unbilled_usage,
@@ -144,13 +153,24 @@ pub async fn findings(
     Ok(Findings {
         unknown_schedules,
         double_meters: double_meters(conn).await?,
+        rejected_usage: rejected_usage(conn).await?,
         unbilled_usage: Vec::new(),
         doubles,
         unknown_prices,
-        vanished_plans: vanished_plans(conn, catalogue).await?,
+        vanished_plans: [
+            vanished_plans(conn, catalogue).await?,
+            vanished_addons(conn, catalogue).await?,
+        ]
+        .concat(),
         deleted_customers,
         abandoned_requests,
     })
+}
+
+/// Events of usage that Stripe rejected, with what it says about them.
+async fn rejected_usage(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    let errors = reports::meter_errors(conn).await?;
+    Ok(errors.iter().map(ToString::to_string).collect())
 }
 
 /// Running subscriptions with several items of one metric: Stripe bills the usage by
@@ -196,6 +216,34 @@ pub async fn vanished_plans(
                       AND s.plan_tier IS NOT NULL) held
             WHERE plan_tier <> ALL($1) GROUP BY plan_tier ORDER BY plan_tier"#,
         &tiers
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// Add-ons that the catalogue no longer has and that running subscriptions have, with some
+/// of their organizations.
+async fn vanished_addons(
+    conn: &mut PgConnection,
+    catalogue: &Catalogue,
+) -> Result<Vec<String>, sqlx::Error> {
+    let addons = catalogue.addons().iter();
+    let addons: Vec<String> = addons.map(|addon| addon.id.clone()).collect();
+    sqlx::query_scalar!(
+        r#"SELECT addon || ': ' || count(*)
+                  || CASE count(*) WHEN 1 THEN ' organization: ' ELSE ' organizations: ' END
+                  || array_to_string((array_agg(name || ' (' || id || ')' ORDER BY created_at, id))[1:5], ', ')
+                  || CASE WHEN count(*) > 5 THEN ', …' ELSE '' END AS "found!"
+             FROM (SELECT DISTINCT o.id, o.name, o.created_at, i.addon
+                     FROM billing_subscription_items i
+                     JOIN billing_subscriptions s
+                       ON s.organization_id = i.organization_id
+                      AND s.stripe_subscription_id = i.stripe_subscription_id
+                     JOIN organizations o ON o.id = i.organization_id
+                    WHERE s.status NOT IN ('canceled', 'incomplete_expired')
+                      AND i.addon IS NOT NULL AND i.addon <> ALL($1)) held
+            GROUP BY addon ORDER BY addon"#,
+        &addons
     )
     .fetch_all(conn)
     .await
@@ -258,6 +306,11 @@ pub enum VanishedPlans {
     )]
     Found(String),
     #[error(
+        "PLANS_FILE lacks add-ons that running subscriptions have: {0}. Put each back in \
+         [[addons]], with `retired = true` if it is to be sold no more"
+    )]
+    Addons(String),
+    #[error(
         "PLANS_FILE lacks metrics that running subscriptions are charged for (metric: \
          organizations): {0}. Put each back in [metrics] and in the plans, and move the \
          subscriptions first: a new version of the plan without an overage_rate for it, \
@@ -280,11 +333,15 @@ pub enum VanishedPlans {
 pub async fn check_vanished(pool: &PgPool, catalogue: &Catalogue) -> Result<(), VanishedPlans> {
     let mut tx = WorkerTx::begin(pool).await?;
     let found = vanished_plans(tx.conn(), catalogue).await?;
+    let addons = vanished_addons(tx.conn(), catalogue).await?;
     let metrics = vanished_metrics(tx.conn(), catalogue).await?;
     let aggregations = changed_aggregations(tx.conn(), catalogue).await?;
     tx.commit().await?;
     if !found.is_empty() {
         return Err(VanishedPlans::Found(found.join("; ")));
+    }
+    if !addons.is_empty() {
+        return Err(VanishedPlans::Addons(addons.join("; ")));
     }
     if !metrics.is_empty() {
         return Err(VanishedPlans::Metrics(metrics.join("; ")));

@@ -8,6 +8,8 @@ use super::*;
 pub fn describe() {
     super::background::describe();
     super::service::describe();
+    super::outbound::describe();
+    super::holds::describe();
     describe_counter!(
         ATTEMPTS,
         "Processing attempts, by status: processed or failed."
@@ -158,6 +160,14 @@ pub fn describe() {
         "Time from a request's headers to its response's, by method and route."
     );
     describe_counter!(USAGE_REPORTS, "Meter events of usage reports, by result.");
+    describe_counter!(
+        USAGE_REJECTED,
+        "Meter events that Stripe accepted and rejected afterwards, by its code."
+    );
+    describe_counter!(
+        USAGE_COUNTED,
+        "Waits until Stripe had counted the usage that it was told of, by result."
+    );
     describe_counter!(
         USAGE_UNBILLED,
         "Usage totals that no price bills, as found by usage reports, by reason."

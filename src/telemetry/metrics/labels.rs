@@ -11,6 +11,8 @@ pub struct Labels {
     pub findings: Vec<&'static str>,
     /// Why a usage total may be billed by nothing.
     pub unbilled_reasons: Vec<&'static str>,
+    /// Why Stripe rejects usage that it had accepted.
+    pub rejection_codes: Vec<&'static str>,
     /// What a connection of the API may be doing.
     pub connection_activities: Vec<&'static str>,
     /// Classes of request bodies that share a budget of memory.

@@ -6,8 +6,10 @@ pub mod audit;
 pub mod background;
 pub mod budget;
 mod describe;
+pub mod holds;
 mod labels;
 pub mod log;
+pub mod outbound;
 mod service;
 mod text;
 
@@ -21,7 +23,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 pub use labels::Labels;
 pub use service::{
-    connections_missing, decision, feature_check, of_service, stripe_call, unknown_feature,
+    connections_missing, decision, feature_check, issued_token, of_service, signing_keys_read,
+    stripe_call, unknown_feature,
 };
 pub use text::{counters, gauges, name_of};
 
@@ -72,6 +75,8 @@ const HTTP_REQUESTS: &str = "http_requests_total";
 const HTTP_TIME: &str = "http_request_duration_seconds";
 const USAGE_REPORTS: &str = "usage_reports_total";
 const USAGE_UNBILLED: &str = "usage_unbilled_total";
+const USAGE_REJECTED: &str = "stripe_usage_rejected_total";
+const USAGE_COUNTED: &str = "stripe_usage_counts_total";
 const POOL: &str = "billing_database_connections";
 const POOL_LIMIT: &str = "billing_database_connections_limit";
 const READY: &str = "billing_ready";
@@ -136,10 +141,28 @@ pub fn install(labels: &Labels) -> PrometheusHandle {
     handle
 }
 
+/// What Stripe makes of the usage that it is told of.
+fn start_usage_at_zero(labels: &Labels) {
+    for result in ["sent", "failed", "doubtful", "refused"] {
+        counter!(USAGE_REPORTS, "result" => result).absolute(0);
+    }
+    for result in ["counted", "uncounted", "overdue", "unknown"] {
+        counter!(USAGE_COUNTED, "result" => result).absolute(0);
+    }
+    for &code in &labels.rejection_codes {
+        counter!(USAGE_REJECTED, "code" => code).absolute(0);
+    }
+    for &reason in &labels.unbilled_reasons {
+        counter!(USAGE_UNBILLED, "reason" => reason).absolute(0);
+    }
+}
+
 fn start_at_zero(labels: &Labels) {
     audit::start_at_zero();
     budget::start_at_zero(labels);
     log::start_at_zero();
+    outbound::start_at_zero();
+    holds::start_at_zero();
     for status in ["processed", "failed"] {
         counter!(ATTEMPTS, "status" => status).absolute(0);
         counter!(RETRIES, "status" => status).absolute(0);
@@ -171,12 +194,7 @@ fn start_at_zero(labels: &Labels) {
         }
         gauge!(DRIFT_LEFT, "kind" => kind).set(0.0);
     }
-    for result in ["sent", "failed", "doubtful", "refused"] {
-        counter!(USAGE_REPORTS, "result" => result).absolute(0);
-    }
-    for &reason in &labels.unbilled_reasons {
-        counter!(USAGE_UNBILLED, "reason" => reason).absolute(0);
-    }
+    start_usage_at_zero(labels);
     for &action in &labels.audit_actions {
         counter!(AUDIT_ENTRIES, "action" => action).absolute(0);
     }
@@ -269,10 +287,11 @@ pub fn organization_held() {
 }
 
 /// The kinds of alerts in `billing_alerts`.
-pub const ALERT_KINDS: [&str; 9] = [
+pub const ALERT_KINDS: [&str; 10] = [
     "payment_failed",
     "payment_action_required",
     "charge_refunded",
+    "refund_failed",
     "payment_disputed",
     "dispute_closed",
     "customer_deleted",
@@ -406,6 +425,16 @@ pub fn grace_ended(reason: EndReason) {
 /// Meter events of a usage report that had the same result.
 pub fn usage_reports(result: &'static str, count: u64) {
     counter!(USAGE_REPORTS, "result" => result).increment(count);
+}
+
+/// How it ended to wait until Stripe has counted what it was told.
+pub fn usage_counted(result: &'static str) {
+    counter!(USAGE_COUNTED, "result" => result).increment(1);
+}
+
+/// Meter events that Stripe accepted and rejected afterwards.
+pub fn usage_rejected(code: &'static str, count: u64) {
+    counter!(USAGE_REJECTED, "code" => code).increment(count);
 }
 
 /// A usage total that no price bills.

@@ -14,6 +14,8 @@ const FEATURES: &str = "feature_checks_total";
 const UNKNOWN_FEATURES: &str = "feature_checks_unknown_total";
 const STRIPE_CALLS: &str = "stripe_api_calls_total";
 const STRIPE_TIME: &str = "stripe_api_duration_seconds";
+const ISSUED_TOKENS: &str = "issued_tokens_total";
+const SIGNING_KEYS: &str = "signing_keys_reads_total";
 const MISSING: &str = "billing_database_connections_missing";
 
 /// The histograms of durations.
@@ -88,6 +90,11 @@ pub(super) fn describe() {
         Unit::Seconds,
         "Time from a request for a decision to its response, commit included."
     );
+    describe_counter!(
+        ISSUED_TOKENS,
+        "Tokens of AUTH_ISSUER that were checked, by outcome."
+    );
+    describe_counter!(SIGNING_KEYS, "Reads of AUTH_JWKS_URL, by outcome.");
     describe_gauge!(
         MISSING,
         "Connections that this replica may open but the database, or a pooler, could not provide at start."
@@ -105,6 +112,12 @@ pub fn of_service<'a>(
         }
     }
     counter!(UNKNOWN_FEATURES).absolute(0);
+    for outcome in ["accepted", "refused", "unavailable"] {
+        counter!(ISSUED_TOKENS, "outcome" => outcome).absolute(0);
+    }
+    for read in [true, false] {
+        of_signing_keys(read).absolute(0);
+    }
     for metric in metrics {
         for outcome in DECISION_OUTCOMES {
             counter!(DECISIONS, "outcome" => outcome, "metric" => metric.to_owned()).absolute(0);
@@ -138,6 +151,21 @@ pub fn feature_check(feature: &str, included: bool) {
 /// One request that needed a feature which the catalogue does not have.
 pub fn unknown_feature() {
     counter!(UNKNOWN_FEATURES).increment(1);
+}
+
+/// One token of the product's issuer that was checked.
+pub fn issued_token(outcome: &'static str) {
+    counter!(ISSUED_TOKENS, "outcome" => outcome).increment(1);
+}
+
+fn of_signing_keys(read: bool) -> Counter {
+    let outcome = if read { "ok" } else { "failed" };
+    counter!(SIGNING_KEYS, "outcome" => outcome)
+}
+
+/// The issuer's keys were read, or could not be.
+pub fn signing_keys_read(read: bool) {
+    of_signing_keys(read).increment(1);
 }
 
 /// One call to Stripe, with all its attempts.

@@ -9,17 +9,18 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::{Value, json};
 use sqlx::PgConnection;
 use utoipa::IntoParams;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::audit::{ActorFilter, Entry, Filter, csv, list};
+use crate::audit::{ActorFilter, Entry, Filter, Position, csv, list};
 use crate::server::Shared;
 use crate::server::extract::{self, Query};
 use crate::server::layers::media::{self, Wanted};
-use crate::server::pagination::page::{Limit, Page};
+use crate::server::pagination::page::{Limit, ListQuery, Listed, Page};
 use crate::server::problem::Problem;
 use crate::server::routes::{Routes, Share, tenant};
 use crate::tenancy::auth::{Permission, Principal};
@@ -55,17 +56,30 @@ struct AuditQuery {
     cursor: Option<String>,
 }
 
-impl AuditQuery {
-    /// The filters that a cursor is bound to.
-    fn filters(&self) -> impl Serialize {
-        let texts = (
-            self.action.clone(),
-            self.actor.clone(),
-            self.resource_type.clone(),
-        );
-        (texts, self.from, self.to)
+impl ListQuery for AuditQuery {
+    fn limit(&self) -> Limit {
+        self.limit
     }
 
+    fn cursor(&self) -> Option<&str> {
+        self.cursor.as_deref()
+    }
+
+    fn filters(&self) -> Value {
+        let texts = (&self.action, &self.actor, &self.resource_type);
+        json!((texts, self.from, self.to))
+    }
+}
+
+impl Listed for Entry {
+    type Position = Position;
+
+    fn position(&self) -> Position {
+        Self::position(self)
+    }
+}
+
+impl AuditQuery {
     fn filter(&self, organization_id: Uuid) -> Filter {
         let actor = self.actor.as_ref().map(|actor| match actor.parse() {
             Ok(id) => ActorFilter::Id(id),
@@ -108,14 +122,11 @@ async fn audit_log(
     if wanted.is_some_and(|Extension(wanted)| wanted.is(media::CSV)) {
         return Ok(export(shared, organization, filter, shows));
     }
-    let cursors = shared
-        .cursors
-        .of(organization, "audit-log", &query.filters())
-        .await?;
-    filter.before = cursors.place(query.cursor.as_deref())?;
+    let mut page = shared.page(organization, "audit-log", &query).await?;
+    filter.before = page.after.take();
     let mut tx = shared.read(organization).await?;
-    let rows = shows.list(tx.conn(), &filter, query.limit.rows()).await?;
-    Ok(Json(Page::of(rows, query.limit, &cursors, Entry::position)).into_response())
+    let rows = shows.list(tx.conn(), &filter, page.rows()).await?;
+    Ok(Json(page.of(rows)).into_response())
 }
 
 /// How much of each entry a caller may see.

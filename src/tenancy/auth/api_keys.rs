@@ -5,14 +5,15 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::json;
 use sqlx::postgres::PgPool;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Permission, store, token};
-use crate::audit::{self, Actor, LockedChains, NewEntry};
+use super::{By, Permission, store, token};
+use crate::audit;
 use crate::db::TenantTx;
 
 /// An API key as shown in listings, without the secret.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ApiKey {
     pub id: Uuid,
@@ -22,9 +23,12 @@ pub struct ApiKey {
     pub prefix: String,
     pub scopes: Vec<String>,
     pub created_at: Timestamp,
+    #[schema(required)]
     pub expires_at: Option<Timestamp>,
+    #[schema(required)]
     pub revoked_at: Option<Timestamp>,
     /// Accurate to the minute.
+    #[schema(required)]
     pub last_used_at: Option<Timestamp>,
 }
 
@@ -89,6 +93,7 @@ pub async fn create_api_key(
     pool: &PgPool,
     new: NewApiKey,
     now: Timestamp,
+    by: &By,
 ) -> Result<(ApiKey, String), ApiKeyError> {
     let name = valid_name(&new.name)?;
     let names = scope_names(&new.scopes)?;
@@ -119,7 +124,14 @@ pub async fn create_api_key(
         return Err(ApiKeyError::Organization(new.organization_id));
     }
     let after = json!({"prefix": key.prefix, "scopes": key.scopes});
-    append_entry(&mut tx, &locked, "api_key_created", key.id, after).await?;
+    let entry = by.entry(
+        key.organization_id,
+        "api_key_created",
+        ("api_key", key.id),
+        None,
+        after,
+    );
+    audit::record(&mut tx, &locked, &[entry]).await?;
     tx.commit().await?;
     Ok((key, secret))
 }
@@ -129,44 +141,19 @@ pub async fn revoke_api_key(
     pool: &PgPool,
     organization_id: Uuid,
     id: Uuid,
+    by: &By,
 ) -> Result<(), ApiKeyError> {
     let mut tx = TenantTx::begin(pool, organization_id).await?;
     let locked = audit::lock_chains(tx.conn(), &[organization_id]).await?;
     if !store::revoke_key(&mut tx, id).await? {
         return Err(ApiKeyError::Unknown);
     }
-    append_entry(
-        &mut tx,
-        &locked,
-        "api_key_revoked",
-        id,
-        json!({"revoked": true}),
-    )
-    .await?;
+    let after = json!({"revoked": true});
+    let key = ("api_key", id);
+    let entry = by.entry(organization_id, "api_key_revoked", key, None, after);
+    audit::record(&mut tx, &locked, &[entry]).await?;
     tx.commit().await?;
     Ok(())
-}
-
-async fn append_entry(
-    tx: &mut TenantTx,
-    locked: &LockedChains,
-    action: &'static str,
-    id: Uuid,
-    after: serde_json::Value,
-) -> Result<(), sqlx::Error> {
-    let entry = NewEntry {
-        organization_id: tx.organization_id(),
-        action,
-        actor: Actor::System,
-        resource_type: "api_key",
-        resource_id: id.to_string(),
-        before: None,
-        after: Some(after),
-        metadata: json!({}),
-        client: None,
-        reason: None,
-    };
-    audit::record(tx, locked, &[entry]).await
 }
 
 /// Lists an organization's keys, revoked ones included, oldest first.

@@ -3,12 +3,17 @@
 use std::sync::Arc;
 
 use axum::extract::Request;
-use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use sqlx::postgres::PgPool;
+use uuid::Uuid;
 
+use super::browser::{BrowserSession, SessionCookie};
+use super::callers::{Asked, Caller, ProductUser, Service, Tenant, admit_operator, permissions};
+use super::issued::{self, Issuer};
 use super::lookup::{Lookup, Presented, ValidCredential};
 use super::principal::{no_credential, unauthenticated};
+use super::store::SessionRow;
 use super::token::{self, Credential};
 use super::{Operator, Permission, Principal, Product, Role};
 use crate::audit::{Actor, Client};
@@ -16,25 +21,40 @@ use crate::server::budget::forwarded_for;
 use crate::server::layers::{Peer, checks};
 use crate::server::problem::Problem;
 use crate::server::routes::Access;
-use crate::tenancy::names::{self, Named};
+use crate::tenancy::names::{self, Names};
 
 /// Checks credentials.
 #[derive(Clone)]
 pub struct Guard {
     lookup: Lookup,
+    /// Of the organizations in tokens of the product's issuer.
+    names: Names,
+    /// None: only our own credentials are accepted.
+    issuer: Option<Issuer>,
     /// How many proxies in front of the service append to X-Forwarded-For.
     proxies: u32,
     /// Whether proxies set the headers of what they ask about (`ENFORCE_TRUST_HEADERS`).
     trust_headers: bool,
+    /// The cookie of the console's sessions.
+    cookie: SessionCookie,
 }
 
 impl Guard {
     /// `credentials` has connections that are billing_worker from the start.
-    pub fn new(credentials: PgPool, proxies: u32, trust_headers: bool) -> Self {
+    pub fn new(
+        credentials: PgPool,
+        issuer: Option<Issuer>,
+        proxies: u32,
+        trust_headers: bool,
+        cookie: SessionCookie,
+    ) -> Self {
         Self {
+            names: Names::new(credentials.clone()),
             lookup: Lookup::new(credentials),
+            issuer,
             proxies,
             trust_headers,
+            cookie,
         }
     }
 }
@@ -58,22 +78,21 @@ impl checks::Guard for Guard {
 
 async fn admit(guard: &Guard, access: Access, request: &mut Request) -> Result<(), Problem> {
     let client = client(request, guard.proxies);
+    if access == Access::Console {
+        return guard.admit_browser(request, client).await;
+    }
     if !access.needs_credential() {
         request.extensions_mut().insert(client);
         return Ok(());
     }
     let headers = request.headers();
-    let credential = token::parse(bearer(headers)?).ok_or_else(invalid)?;
-    let organization = match credential {
-        Credential::ServiceKey(_) => organization_of(headers),
-        Credential::Session(_) | Credential::Key(_) => Ok(None),
-    };
-    let presented = Presented {
-        credential,
-        organization: organization.as_ref().ok().cloned().flatten(),
-    };
     let named = headers.contains_key(ORGANIZATION);
-    let caller = identify(guard, presented, client).await?;
+    let (shown, organization) = guard.shown(bearer(headers)?, headers)?;
+    let standing = Standing {
+        guard: guard.clone(),
+        shown: shown.clone(),
+    };
+    let caller = guard.identify(shown, client).await?;
     let asked = Asked {
         access,
         reads: matches!(*request.method(), Method::GET | Method::HEAD),
@@ -81,6 +100,11 @@ async fn admit(guard: &Guard, access: Access, request: &mut Request) -> Result<(
         trust_headers: guard.trust_headers,
     };
     let extensions = request.extensions_mut();
+    if asked.reads {
+        extensions.insert(standing);
+    }
+    // Of all that is refused below as well.
+    extensions.insert(caller.identity());
     match caller {
         // These routes name the organization themselves.
         Caller::Service(_) if named && matches!(access, Access::Service(_)) => Err(named_already()),
@@ -91,167 +115,63 @@ async fn admit(guard: &Guard, access: Access, request: &mut Request) -> Result<(
         _ if named => Err(not_selectable()),
         Caller::User(caller) => caller.admit_user(&asked, extensions),
         Caller::Key(caller) => caller.admit_key(&asked, extensions),
-        Caller::Operator(operator) => admit_operator(operator, access, extensions),
+        Caller::Issued(user) => user.admit(&asked, extensions),
+        Caller::Operator(operator) => admit_operator(operator, &asked, extensions),
     }
 }
 
-/// What a request asks of its caller.
-struct Asked {
-    access: Access,
-    /// By its method it changes nothing.
-    reads: bool,
-    /// Whether it has X-Organization.
-    named: bool,
-    trust_headers: bool,
+/// What a request shows.
+#[derive(Clone)]
+enum Shown {
+    /// A credential of ours.
+    Ours(Presented),
+    /// A token of the product's issuer.
+    Issued(Arc<str>),
 }
 
-impl Asked {
-    /// Whether an archived organization refuses it. Of what one may read, nothing is
-    /// counted or done.
-    fn changes(&self) -> bool {
-        !(self.reads && self.access == Access::Tenant(Permission::BillingRead))
-    }
+/// A request's credential, for a request that has waited: sessions end, keys are revoked
+/// and members disabled at once.
+#[derive(Clone)]
+pub struct Standing {
+    guard: Guard,
+    shown: Shown,
 }
 
-/// A user or key of an organization.
-struct Tenant {
-    principal: Principal,
-    archived: bool,
-}
-
-impl Tenant {
-    fn admit_user(self, asked: &Asked, extensions: &mut Extensions) -> Result<(), Problem> {
-        match asked.access {
-            Access::Public | Access::StripeSignature => Ok(()),
-            // An archived organization's user may still log out.
-            Access::Token => {
-                self.principal.enter(extensions);
-                Ok(())
-            }
-            Access::Tenant(permission) | Access::EachTenant(permission) => {
-                self.enter(permission, asked, extensions)
-            }
-            Access::ApiKey(_) => Err(forbidden(
-                "this endpoint takes an API key, not a user's token",
-            )),
-            Access::Service(permission) => Err(service_keys_only(permission)),
-            Access::Operator => Err(forbidden("this endpoint is for operators")),
-        }
-    }
-
-    fn admit_key(self, asked: &Asked, extensions: &mut Extensions) -> Result<(), Problem> {
-        match asked.access {
-            Access::Public | Access::StripeSignature => Ok(()),
-            Access::Token => Err(forbidden("an API key has no session; this is for users")),
-            Access::Tenant(permission)
-            | Access::EachTenant(permission)
-            | Access::ApiKey(permission) => self.enter(permission, asked, extensions),
-            Access::Service(permission) => Err(service_keys_only(permission)),
-            Access::Operator => Err(forbidden("this endpoint is for operators")),
-        }
-    }
-
-    fn enter(
-        self,
+impl Standing {
+    /// Whether it still has `permission` for the organization.
+    pub async fn still(
+        &self,
         permission: Permission,
-        asked: &Asked,
-        extensions: &mut Extensions,
-    ) -> Result<(), Problem> {
-        require(&self.principal.permissions, permission)?;
-        if self.archived && asked.changes() {
-            return Err(names::archived());
-        }
-        self.principal.enter(extensions);
-        Ok(())
-    }
-}
-
-fn admit_operator(
-    operator: Operator,
-    access: Access,
-    extensions: &mut Extensions,
-) -> Result<(), Problem> {
-    match access {
-        Access::Public | Access::StripeSignature => {}
-        Access::Token | Access::Operator => operator.enter(extensions),
-        Access::ApiKey(_) => {
-            return Err(forbidden(
-                "this endpoint takes an API key, not a user's token",
-            ));
-        }
-        Access::Service(permission) => return Err(service_keys_only(permission)),
-        Access::Tenant(_) | Access::EachTenant(_) => {
-            return Err(forbidden(
-                "operators do not act for an organization; use /api/operator",
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// The product, by a service key.
-struct Service {
-    product: Product,
-    permissions: Vec<Permission>,
-    organization: Option<Named>,
-}
-
-impl Service {
-    fn admit(self, asked: &Asked, extensions: &mut Extensions) -> Result<(), Problem> {
-        match asked.access {
-            Access::Public | Access::StripeSignature => Ok(()),
-            Access::Token => Err(forbidden("a service key has no session; this is for users")),
-            Access::Operator => Err(forbidden("this endpoint is for operators")),
-            Access::Service(permission) => self.enter(permission, extensions),
-            Access::EachTenant(permission) if !asked.named => self.enter(permission, extensions),
-            Access::Tenant(permission)
-            | Access::EachTenant(permission)
-            | Access::ApiKey(permission) => {
-                require(&self.permissions, permission)?;
-                if !asked.named {
-                    return Err(organization_missing());
-                }
-                if matches!(asked.access, Access::ApiKey(_)) && !asked.trust_headers {
-                    return Err(client_may_choose());
-                }
-                let named = self.organization.ok_or_else(names::not_found)?;
-                let principal = Principal {
-                    organization_id: named.organization(asked.changes())?,
-                    actor: Actor::ApiKey(self.product.key_id),
-                    by_service_key: true,
-                    permissions: self.permissions,
-                    client: self.product.client,
+        organization_id: Uuid,
+    ) -> Result<bool, Problem> {
+        let presented = match &self.shown {
+            Shown::Ours(presented) => presented.clone(),
+            Shown::Issued(token) => {
+                let checked = self.guard.product_user(token.clone(), Client::default());
+                return match checked.await {
+                    Ok(user) => Ok(user.permissions_in(organization_id).contains(&permission)),
+                    Err(problem) if problem.status() == StatusCode::UNAUTHORIZED => Ok(false),
+                    Err(problem) => Err(problem),
                 };
-                principal.enter(extensions);
-                Ok(())
             }
-        }
+        };
+        let Some(found) = self.guard.lookup.find(presented).await? else {
+            return Ok(false);
+        };
+        let (organization, permissions) = match found {
+            ValidCredential::Session(row) => {
+                let role = row.role.as_deref().and_then(Role::named);
+                let permissions = role.map(|role| role.permissions().to_vec());
+                (row.organization_id, permissions.unwrap_or_default())
+            }
+            ValidCredential::Key(row) => (Some(row.organization_id), permissions(&row.scopes)),
+            ValidCredential::ServiceKey(row, named) => {
+                let id = named.and_then(|named| named.organization(false).ok());
+                (id, permissions(&row.scopes))
+            }
+        };
+        Ok(organization == Some(organization_id) && permissions.contains(&permission))
     }
-
-    /// Lets it through for no organization, or for several.
-    fn enter(self, permission: Permission, extensions: &mut Extensions) -> Result<(), Problem> {
-        require(&self.permissions, permission)?;
-        self.product.enter(extensions);
-        Ok(())
-    }
-}
-
-fn require(permissions: &[Permission], permission: Permission) -> Result<(), Problem> {
-    if permissions.contains(&permission) {
-        return Ok(());
-    }
-    Err(forbidden(&format!(
-        "this requires the permission {}",
-        permission.as_str()
-    )))
-}
-
-fn service_keys_only(permission: Permission) -> Problem {
-    forbidden(&format!(
-        "this endpoint takes a service key with the scope {}; `valuecanvas-billing api-keys \
-         create --service` makes one",
-        permission.as_str()
-    ))
 }
 
 /// The header with which a service key names its organization.
@@ -270,26 +190,6 @@ fn named_already() -> Problem {
         StatusCode::BAD_REQUEST,
         "organization_not_selectable",
         "the organization is named in the path; leave X-Organization out",
-    )
-}
-
-/// What a proxy's client sends never sets what it is charged, nor whom.
-fn client_may_choose() -> Problem {
-    Problem::new(
-        StatusCode::BAD_REQUEST,
-        "organization_not_selectable",
-        "X-Organization is believed here only where the proxy sets it: say so with \
-         ENFORCE_TRUST_HEADERS=true, or send the organization's own API key in the place of a \
-         service key",
-    )
-}
-
-fn organization_missing() -> Problem {
-    Problem::new(
-        StatusCode::BAD_REQUEST,
-        "organization_missing",
-        "a service key's request says which organization it is for: send its external id or id \
-         as X-Organization",
     )
 }
 
@@ -312,10 +212,6 @@ fn organization_of(headers: &HeaderMap) -> Result<Option<Arc<str>>, Problem> {
     }
 }
 
-fn forbidden(detail: &str) -> Problem {
-    Problem::new(StatusCode::FORBIDDEN, "forbidden", detail)
-}
-
 /// The one bearer credential of a request.
 fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
@@ -335,66 +231,142 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     }
 }
 
-enum Caller {
-    User(Tenant),
-    Key(Tenant),
-    Service(Service),
-    Operator(Operator),
-}
-
 fn invalid() -> Problem {
     unauthenticated("the token or API key is unknown, expired or revoked; log in again")
 }
 
-async fn identify(guard: &Guard, presented: Presented, client: Client) -> Result<Caller, Problem> {
-    let found = guard.lookup.find(presented).await?.ok_or_else(invalid)?;
-    match found {
-        ValidCredential::Session(row) if row.operator => Ok(Caller::Operator(Operator {
-            user_id: row.user_id,
-            client,
-        })),
-        ValidCredential::Session(row) => {
-            let role = row.role.as_deref().and_then(Role::named);
-            let (role, organization_id) = role.zip(row.organization_id).ok_or_else(invalid)?;
-            let principal = Principal {
-                organization_id,
-                actor: Actor::User(row.user_id),
-                by_service_key: false,
-                permissions: role.permissions().to_vec(),
-                client,
+impl Guard {
+    /// What a request shows, and what it calls its organization where it may name one.
+    #[expect(
+        clippy::type_complexity,
+        reason = "a problem of the name is told later"
+    )]
+    fn shown(
+        &self,
+        bearer: &str,
+        headers: &HeaderMap,
+    ) -> Result<(Shown, Result<Option<Arc<str>>, Problem>), Problem> {
+        let Some(credential) = token::parse(bearer) else {
+            return if self.issuer.is_some() && issued::has_form(bearer) {
+                Ok((Shown::Issued(bearer.into()), Ok(None)))
+            } else {
+                Err(invalid())
             };
-            Ok(Caller::User(Tenant {
-                principal,
-                archived: row.archived,
-            }))
-        }
-        ValidCredential::Key(row) => {
-            let principal = Principal {
-                organization_id: row.organization_id,
-                actor: Actor::ApiKey(row.id),
-                by_service_key: false,
-                permissions: permissions(&row.scopes),
-                client,
-            };
-            Ok(Caller::Key(Tenant {
-                principal,
-                archived: row.archived,
-            }))
-        }
-        ValidCredential::ServiceKey(row, organization) => Ok(Caller::Service(Service {
-            product: Product {
-                key_id: row.id,
-                client,
-            },
-            permissions: permissions(&row.scopes),
-            organization,
-        })),
+        };
+        let organization = match credential {
+            Credential::ServiceKey(_) => organization_of(headers),
+            Credential::Session(_) | Credential::Key(_) => Ok(None),
+        };
+        let presented = Presented {
+            credential,
+            organization: organization.as_ref().ok().cloned().flatten(),
+        };
+        Ok((Shown::Ours(presented), organization))
     }
-}
 
-fn permissions(scopes: &[String]) -> Vec<Permission> {
-    let known = scopes.iter().filter_map(|scope| Permission::named(scope));
-    known.collect()
+    /// Notes the operator whose session the cookie names. No other credential counts here:
+    /// what a browser sends by itself is the cookie alone.
+    async fn admit_browser(&self, request: &mut Request, client: Client) -> Result<(), Problem> {
+        let session = self.cookie.session(request.headers());
+        let extensions = request.extensions_mut();
+        extensions.insert(client.clone());
+        let Some((token, credential)) = session else {
+            return Ok(());
+        };
+        let presented = Presented {
+            credential,
+            organization: None,
+        };
+        let found = self.lookup.find(presented).await?;
+        if let Some(ValidCredential::Session(SessionRow {
+            user_id,
+            operator: Some(role),
+            ..
+        })) = found
+        {
+            extensions.insert(BrowserSession::new(token));
+            let operator = Operator {
+                user_id,
+                reads_only: role == Role::OperatorRead,
+                client,
+            };
+            operator.enter(extensions);
+        }
+        Ok(())
+    }
+
+    /// Whose token of the product's issuer it is.
+    async fn product_user(&self, token: Arc<str>, client: Client) -> Result<ProductUser, Problem> {
+        let issuer = self.issuer.as_ref().ok_or_else(invalid)?;
+        let issued = issuer.check(token).await?;
+        let found = self
+            .names
+            .find([issued.organization.clone()].into())
+            .await?;
+        Ok(ProductUser {
+            user_id: issued.user_id,
+            role: issued.role,
+            organization: found.get(&issued.organization).copied(),
+            client,
+        })
+    }
+
+    async fn identify(&self, shown: Shown, client: Client) -> Result<Caller, Problem> {
+        let presented = match shown {
+            Shown::Ours(presented) => presented,
+            Shown::Issued(token) => {
+                return self.product_user(token, client).await.map(Caller::Issued);
+            }
+        };
+        let found = self.lookup.find(presented).await?.ok_or_else(invalid)?;
+        match found {
+            ValidCredential::Session(SessionRow {
+                user_id,
+                operator: Some(role),
+                ..
+            }) => Ok(Caller::Operator(Operator {
+                user_id,
+                reads_only: role == Role::OperatorRead,
+                client,
+            })),
+            ValidCredential::Session(row) => {
+                let role = row.role.as_deref().and_then(Role::named);
+                let (role, organization_id) = role.zip(row.organization_id).ok_or_else(invalid)?;
+                let principal = Principal {
+                    organization_id,
+                    actor: Actor::User(row.user_id),
+                    by_service_key: false,
+                    permissions: role.permissions().to_vec(),
+                    client,
+                };
+                Ok(Caller::User(Tenant {
+                    principal,
+                    archived: row.archived,
+                }))
+            }
+            ValidCredential::Key(row) => {
+                let principal = Principal {
+                    organization_id: row.organization_id,
+                    actor: Actor::ApiKey(row.id),
+                    by_service_key: false,
+                    permissions: permissions(&row.scopes),
+                    client,
+                };
+                Ok(Caller::Key(Tenant {
+                    principal,
+                    archived: row.archived,
+                }))
+            }
+            ValidCredential::ServiceKey(row, organization) => Ok(Caller::Service(Service {
+                product: Product {
+                    key_id: row.id,
+                    client,
+                },
+                permissions: permissions(&row.scopes),
+                organization,
+            })),
+        }
+    }
 }
 
 /// Where a request came from: the connection's address, or the address that our

@@ -133,13 +133,10 @@ impl Logins {
         account: &store::Account,
         attempt: &LoginAttempt,
     ) -> Result<Session, LoginError> {
-        let role = if account.operator {
-            Role::Operator
-        } else {
-            let role = account.role.as_deref().and_then(Role::named);
-            role.ok_or(LoginError::InvalidCredentials)?
-        };
-        let organization_id = account.organization_id.filter(|_| !account.operator);
+        let member = || account.role.as_deref().and_then(Role::named);
+        let role = account.operator.or_else(member);
+        let role = role.ok_or(LoginError::InvalidCredentials)?;
+        let organization_id = account.organization_id.filter(|_| !role.is_operator());
         let token = token::new_session();
         let expires_at = Timestamp::now() + LIFETIME;
         let mut tx = WorkerTx::begin(&self.pool).await?;

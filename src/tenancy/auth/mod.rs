@@ -3,9 +3,15 @@
 
 mod admission;
 mod api_keys;
+mod browser;
+mod by;
+mod callers;
 mod guard;
+pub mod issued;
+mod key_routes;
 mod login;
 mod lookup;
+pub mod operator_routes;
 mod password;
 mod principal;
 mod routes;
@@ -16,9 +22,11 @@ mod token;
 mod users;
 
 pub use api_keys::{ApiKey, ApiKeyError, NewApiKey, create_api_key, list_api_keys, revoke_api_key};
-pub use guard::Guard;
+pub use browser::{BrowserSession, SessionCookie};
+pub use by::By;
+pub use guard::{Guard, Standing};
 pub use login::{LoginError, Logins, Session, log_out};
-pub use password::{Hasher, PasswordError};
+pub use password::{Hasher, PasswordError, generated as generated_password};
 pub use principal::{Operator, Permission, Principal, Product, Reporter, Role};
 pub use routes::{Login, routes};
 pub use service_keys::{
@@ -26,6 +34,6 @@ pub use service_keys::{
 };
 pub use token::{Credential, parse as parse_credential};
 pub use users::{
-    Created, NewUser, User, UserError, add_member, create_user, disable_user, enable_user,
-    homeless_users, is_address, list_users, set_password,
+    Created, NewUser, User, UserError, Which, add_member, create_user, disable_user, enable_user,
+    homeless_users, is_address, list_users, set_password, user,
 };

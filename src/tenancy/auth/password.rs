@@ -109,6 +109,11 @@ impl Hasher {
     }
 }
 
+/// A new password, for whoever it is told.
+pub fn generated() -> String {
+    hex::encode(rand::random::<[u8; 16]>())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,12 +4,9 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{Extensions, StatusCode};
 use serde_json::json;
-use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-use super::store;
 use crate::audit::{self, Actor, Client, NewEntry};
-use crate::db::WorkerTx;
 use crate::server::caller::{Caller, SERVICE_KEY};
 use crate::server::problem::Problem;
 pub use crate::server::routes::Permission;
@@ -22,14 +19,17 @@ pub enum Role {
     Member,
     /// Works across organizations, and never through a tenant's routes.
     Operator,
+    /// Sees what an operator sees, and changes nothing.
+    OperatorRead,
 }
 
 impl Role {
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Owner,
         Self::BillingManager,
         Self::Member,
         Self::Operator,
+        Self::OperatorRead,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -38,6 +38,7 @@ impl Role {
             Self::BillingManager => "billing_manager",
             Self::Member => "member",
             Self::Operator => "operator",
+            Self::OperatorRead => "operator.read",
         }
     }
 
@@ -52,8 +53,13 @@ impl Role {
             Self::Owner => &Permission::ALL,
             Self::BillingManager => &[BillingRead, BillingManage, BillingAudit],
             Self::Member => &[BillingRead, AgentsExecute],
-            Self::Operator => &[],
+            Self::Operator | Self::OperatorRead => &[],
         }
+    }
+
+    /// Whether it belongs to no organization.
+    pub fn is_operator(self) -> bool {
+        matches!(self, Self::Operator | Self::OperatorRead)
     }
 }
 
@@ -75,16 +81,6 @@ impl Principal {
         self.permissions.contains(&permission)
     }
 
-    /// Whether the caller may still act for the organization, for a request that has
-    /// waited: keys are revoked, and members disabled, at once.
-    pub async fn stands(&self, pool: &PgPool) -> Result<bool, sqlx::Error> {
-        let Some(id) = self.actor.id() else {
-            return Ok(false);
-        };
-        let mut tx = WorkerTx::begin(pool).await?;
-        store::stands(tx.conn(), id, self.organization_id).await
-    }
-
     /// The problem of one who may not any more.
     pub fn ended() -> Problem {
         unauthenticated("the token or API key was revoked, or has ended, while the request waited")
@@ -92,12 +88,16 @@ impl Principal {
 
     /// Puts the caller into the request.
     pub(super) fn enter(self, extensions: &mut Extensions) {
+        extensions.insert(self.identity());
+        extensions.insert(self);
+    }
+
+    pub(super) fn identity(&self) -> Caller {
         let mut caller = caller(self.organization_id, self.actor);
         if self.by_service_key {
             caller.kind = SERVICE_KEY;
         }
-        extensions.insert(caller);
-        extensions.insert(self);
+        caller
     }
 }
 
@@ -112,12 +112,16 @@ pub struct Product {
 impl Product {
     /// Puts the caller into the request.
     pub(super) fn enter(self, extensions: &mut Extensions) {
-        extensions.insert(Caller {
+        extensions.insert(self.identity());
+        extensions.insert(self);
+    }
+
+    pub(super) fn identity(&self) -> Caller {
+        Caller {
             organization_id: Uuid::nil(),
             kind: SERVICE_KEY,
             id: Some(self.key_id),
-        });
-        extensions.insert(self);
+        }
     }
 }
 
@@ -132,6 +136,8 @@ pub enum Reporter {
 #[derive(Debug, Clone)]
 pub struct Operator {
     pub user_id: Uuid,
+    /// Whether it may change nothing.
+    pub reads_only: bool,
     /// Where the request came from, for the audit log.
     pub client: Client,
 }
@@ -143,8 +149,12 @@ impl Operator {
 
     /// Puts the caller into the request.
     pub(super) fn enter(self, extensions: &mut Extensions) {
-        extensions.insert(caller(Uuid::nil(), self.actor()));
+        extensions.insert(self.identity());
         extensions.insert(self);
+    }
+
+    pub(super) fn identity(&self) -> Caller {
+        caller(Uuid::nil(), self.actor())
     }
 
     /// The audit entry for what the operator did, in the log of `organization`;

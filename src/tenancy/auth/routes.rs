@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::{LoginError, Logins, log_out};
+use super::{LoginError, Logins, Session, log_out};
 use crate::audit::Client;
 use crate::server::extract::Json;
 use crate::server::problem::Problem;
@@ -26,6 +26,22 @@ pub struct Login {
 }
 
 impl Login {
+    /// Checks a password and starts a session, by the rules of `/api/auth/login`.
+    pub async fn log_in(
+        &self,
+        email: &str,
+        password: String,
+        client: &Client,
+    ) -> Result<Session, LoginError> {
+        let from = client.ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        self.logins.log_in(email, password, from).await
+    }
+
+    /// Ends the session of a token, on every replica.
+    pub async fn log_out(&self, token: &str) -> Result<(), sqlx::Error> {
+        log_out(&self.pool, token).await
+    }
+
     /// `pool` serves logins and nothing else.
     pub fn new(pool: PgPool) -> Self {
         Self {
@@ -58,7 +74,7 @@ struct Token {
     /// Null for an operator.
     #[schema(required)]
     organization_id: Option<Uuid>,
-    /// `owner`, `billing_manager`, `member` or `operator`
+    /// `owner`, `billing_manager`, `member`, `operator` or `operator.read`
     role: &'static str,
 }
 
@@ -76,9 +92,8 @@ async fn login(
     Extension(client): Extension<Client>,
     Json(credentials): Json<Credentials>,
 ) -> Result<impl IntoResponse, Problem> {
-    let from = client.ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let Credentials { email, password } = credentials;
-    let session = state.logins.log_in(&email, password, from).await?;
+    let session = state.log_in(&email, password, &client).await?;
     let token = Token {
         token: session.token,
         token_type: "Bearer",
@@ -104,7 +119,7 @@ async fn logout(State(state): State<Login>, headers: HeaderMap) -> Result<Status
         .and_then(|value| value.to_str().ok())
         .and_then(|text| text.trim().split_once(' '))
         .map_or("", |(_, token)| token.trim());
-    log_out(&state.pool, token).await?;
+    state.log_out(token).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -6,11 +6,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::json;
 use sqlx::postgres::PgPool;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::api_keys::{ApiKeyError, scope_names, valid_name};
-use super::{Permission, store, token};
-use crate::audit::{self, Actor, NewEntry};
+use super::{By, Permission, store, token};
+use crate::audit::{self, NewEntry};
 use crate::db::WorkerTx;
 
 /// The audit actions about service keys.
@@ -18,7 +19,7 @@ pub const CREATED: &str = "service_key_created";
 pub const REVOKED: &str = "service_key_revoked";
 
 /// A service key as shown in listings, without the secret.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceKey {
     pub id: Uuid,
@@ -27,9 +28,12 @@ pub struct ServiceKey {
     pub prefix: String,
     pub scopes: Vec<String>,
     pub created_at: Timestamp,
+    #[schema(required)]
     pub expires_at: Option<Timestamp>,
+    #[schema(required)]
     pub revoked_at: Option<Timestamp>,
     /// Accurate to the minute.
+    #[schema(required)]
     pub last_used_at: Option<Timestamp>,
 }
 
@@ -44,6 +48,7 @@ pub async fn create_service_key(
     pool: &PgPool,
     new: NewServiceKey,
     now: Timestamp,
+    by: &By,
 ) -> Result<(ServiceKey, String), ApiKeyError> {
     let name = valid_name(&new.name)?.to_owned();
     let scopes = scope_names(&new.scopes)?;
@@ -64,18 +69,18 @@ pub async fn create_service_key(
     let mut tx = WorkerTx::begin(pool).await?;
     store::service_keys::insert(tx.conn(), &key, &token::hash(&secret)).await?;
     let after = json!({"prefix": key.prefix, "scopes": key.scopes, "expiresAt": key.expires_at});
-    audit::record_one(&mut tx, entry(CREATED, key.id, after)).await?;
+    audit::record_one(&mut tx, entry(by, CREATED, key.id, after)).await?;
     tx.commit().await?;
     Ok((key, secret))
 }
 
 /// Revokes a key, on every replica at once.
-pub async fn revoke_service_key(pool: &PgPool, id: Uuid) -> Result<(), ApiKeyError> {
+pub async fn revoke_service_key(pool: &PgPool, id: Uuid, by: &By) -> Result<(), ApiKeyError> {
     let mut tx = WorkerTx::begin(pool).await?;
     if !store::service_keys::revoke(tx.conn(), id).await? {
         return Err(ApiKeyError::UnknownServiceKey);
     }
-    audit::record_one(&mut tx, entry(REVOKED, id, json!({"revoked": true}))).await?;
+    audit::record_one(&mut tx, entry(by, REVOKED, id, json!({"revoked": true}))).await?;
     tx.commit().await?;
     Ok(())
 }
@@ -87,17 +92,6 @@ pub async fn list_service_keys(pool: &PgPool) -> Result<Vec<ServiceKey>, sqlx::E
 }
 
 /// An entry of the operators' chain: the key is no organization's.
-fn entry(action: &'static str, id: Uuid, after: serde_json::Value) -> NewEntry {
-    NewEntry {
-        organization_id: audit::OPERATORS,
-        action,
-        actor: Actor::System,
-        resource_type: "service_key",
-        resource_id: id.to_string(),
-        before: None,
-        after: Some(after),
-        metadata: json!({}),
-        client: None,
-        reason: None,
-    }
+fn entry(by: &By, action: &'static str, id: Uuid, after: serde_json::Value) -> NewEntry {
+    by.entry(audit::OPERATORS, action, ("service_key", id), None, after)
 }

@@ -4,6 +4,7 @@
 
 pub mod service_keys;
 mod standing;
+mod users;
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
@@ -12,16 +13,18 @@ use uuid::Uuid;
 
 use super::throttle::Counter;
 use super::token::Hash;
-use super::{ApiKey, User};
+use super::{ApiKey, Role};
 use crate::db::TenantTx;
-pub use standing::{disable_user, enable_user, homeless, stands};
+pub use standing::{disable_user, enable_user, homeless};
+pub use users::{Filter, users};
 
 /// A valid session.
 #[derive(Debug, Clone)]
 pub struct SessionRow {
     pub user_id: Uuid,
     pub organization_id: Option<Uuid>,
-    pub operator: bool,
+    /// Which kind of operator it is, if it is one.
+    pub operator: Option<Role>,
     /// The current role in the organization.
     pub role: Option<String>,
     /// Whether the organization is archived.
@@ -41,6 +44,7 @@ pub async fn sessions(
     let tokens: Vec<&[u8]> = tokens.iter().map(|hash| hash.as_slice()).collect();
     let rows = sqlx::query!(
         r#"SELECT s.token_hash, s.user_id, s.for_organization_id AS organization_id, u.operator,
+                  u.operator_reads,
                   m.role AS "role?", o.archived_at IS NOT NULL AS "archived!",
                   s.last_used_at < now() - interval '1 minute' AS "stale!"
              FROM user_sessions s
@@ -59,7 +63,7 @@ pub async fn sessions(
         let session = SessionRow {
             user_id: row.user_id,
             organization_id: row.organization_id,
-            operator: row.operator,
+            operator: operator(row.operator, row.operator_reads),
             role: row.role,
             archived: row.archived,
             stale: row.stale,
@@ -67,6 +71,15 @@ pub async fn sessions(
         Some((Hash::try_from(row.token_hash.as_slice()).ok()?, session))
     });
     Ok(found.collect())
+}
+
+/// The kind of operator that a user is, by the columns of `users`.
+fn operator(operator: bool, reads: bool) -> Option<Role> {
+    match (operator, reads) {
+        (true, _) => Some(Role::Operator),
+        (false, true) => Some(Role::OperatorRead),
+        (false, false) => None,
+    }
 }
 
 /// Records that these sessions are used, except those that another statement
@@ -161,7 +174,7 @@ pub async fn touch_keys(conn: &mut PgConnection, keys: &[(Uuid, Uuid)]) -> Resul
 pub struct Account {
     pub user_id: Uuid,
     pub password_hash: Option<String>,
-    pub operator: bool,
+    pub operator: Option<Role>,
     pub organization_id: Option<Uuid>,
     pub role: Option<String>,
 }
@@ -172,9 +185,8 @@ pub async fn account(
     conn: &mut PgConnection,
     forms: &[String],
 ) -> Result<Option<Account>, sqlx::Error> {
-    sqlx::query_as!(
-        Account,
-        r#"SELECT u.id AS user_id, u.password_hash, u.operator,
+    let row = sqlx::query!(
+        r#"SELECT u.id AS user_id, u.password_hash, u.operator, u.operator_reads,
                   m.organization_id AS "organization_id?", m.role AS "role?"
              FROM users u
              LEFT JOIN LATERAL (SELECT organization_id, role FROM organization_members
@@ -185,7 +197,14 @@ pub async fn account(
         forms
     )
     .fetch_optional(conn)
-    .await
+    .await?;
+    Ok(row.map(|row| Account {
+        user_id: row.user_id,
+        password_hash: row.password_hash,
+        operator: operator(row.operator, row.operator_reads),
+        organization_id: row.organization_id,
+        role: row.role,
+    }))
 }
 
 pub async fn insert_session(
@@ -298,17 +317,18 @@ pub async fn insert_user(
     email: &str,
     forms: &[String],
     password_hash: &str,
-    operator: bool,
+    role: Role,
 ) -> Result<Option<Timestamp>, sqlx::Error> {
     let created = sqlx::query_scalar!(
-        "INSERT INTO users (id, email, password_hash, password_changed_at, operator)
-         SELECT $1, $2, $3, now(), $4
-          WHERE NOT EXISTS (SELECT FROM users WHERE lower(email) = ANY($5))
+        "INSERT INTO users (id, email, password_hash, password_changed_at, operator, operator_reads)
+         SELECT $1, $2, $3, now(), $4, $5
+          WHERE NOT EXISTS (SELECT FROM users WHERE lower(email) = ANY($6))
          ON CONFLICT DO NOTHING RETURNING created_at",
         id,
         email,
         password_hash,
-        operator,
+        role == Role::Operator,
+        role == Role::OperatorRead,
         forms
     )
     .fetch_optional(conn)
@@ -380,39 +400,6 @@ pub async fn update_password(
     .execute(conn)
     .await?;
     Ok(())
-}
-
-/// Lists users, oldest first: those of an organization, or those whose address
-/// is one of `forms`, in the order of `forms`.
-pub async fn users(
-    conn: &mut PgConnection,
-    organization: Option<Uuid>,
-    forms: Option<&[String]>,
-) -> Result<Vec<User>, sqlx::Error> {
-    let rows = sqlx::query!(
-        r#"SELECT u.id, u.email, u.created_at, u.disabled_at,
-                  m.organization_id AS "organization_id?",
-                  CASE WHEN u.operator THEN 'operator' ELSE coalesce(m.role, '') END AS "role!"
-             FROM users u LEFT JOIN organization_members m ON m.user_id = u.id
-            WHERE ($1::uuid IS NULL OR m.organization_id = $1)
-              AND ($2::text[] IS NULL OR lower(u.email) = ANY($2))
-            ORDER BY array_position($2, lower(u.email)), u.created_at, u.id"#,
-        organization,
-        forms
-    )
-    .fetch_all(conn)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| User {
-            id: row.id,
-            email: row.email,
-            role: row.role,
-            organization_id: row.organization_id,
-            created_at: row.created_at.to_jiff(),
-            disabled_at: row.disabled_at.map(|at| at.to_jiff()),
-        })
-        .collect())
 }
 
 /// Inserts a key; false if the organization does not exist.

@@ -4,23 +4,28 @@ use serde::Serialize;
 use serde_json::json;
 use sqlx::postgres::PgPool;
 use unicode_normalization::UnicodeNormalization as _;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::password::{Hasher, PasswordError};
-use super::store::Membership;
-use super::{Role, store};
-use crate::audit::{self, Actor, NewEntry};
+use super::store::{Filter, Membership};
+use super::{By, Role, store};
+use crate::audit::{self, NewEntry};
 use crate::db::WorkerTx;
 
 /// A user as shown to operators.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct User {
     pub id: Uuid,
     pub email: String,
+    /// `owner`, `billing_manager`, `member`, `operator` or `operator.read`
     pub role: String,
+    /// Null for operators.
+    #[schema(required)]
     pub organization_id: Option<Uuid>,
     pub created_at: jiff::Timestamp,
+    #[schema(required)]
     pub disabled_at: Option<jiff::Timestamp>,
 }
 
@@ -106,11 +111,12 @@ pub async fn create_user(
     pool: &PgPool,
     hasher: &Hasher,
     new: NewUser,
+    by: &By,
 ) -> Result<Created, UserError> {
-    match (new.role, new.organization_id) {
-        (Role::Operator, Some(_)) => return Err(UserError::OperatorWithOrganization),
-        (Role::Operator, None) | (_, Some(_)) => {}
-        (_, None) => return Err(UserError::NoOrganization),
+    match (new.role.is_operator(), new.organization_id) {
+        (true, Some(_)) => return Err(UserError::OperatorWithOrganization),
+        (true, None) | (false, Some(_)) => {}
+        (false, None) => return Err(UserError::NoOrganization),
     }
     let email = normalized(&new.email);
     if !is_address(&email) {
@@ -119,12 +125,12 @@ pub async fn create_user(
     let password_hash = hasher.hash(new.password).await?;
     let id = Uuid::now_v7();
     let mut tx = WorkerTx::begin(pool).await?;
-    let organizations: Vec<Uuid> = new.organization_id.into_iter().collect();
-    let chains = audit::lock_chains(tx.conn(), &organizations).await?;
-    for organization in &organizations {
-        if audit::is_erased(tx.conn(), *organization).await? {
-            return Err(UserError::Erased(*organization));
-        }
+    let chain = new.organization_id.unwrap_or(audit::OPERATORS);
+    let chains = audit::lock_chains(tx.conn(), &[chain]).await?;
+    if let Some(organization) = new.organization_id
+        && audit::is_erased(tx.conn(), organization).await?
+    {
+        return Err(UserError::Erased(organization));
     }
     let created = store::insert_user(
         tx.conn(),
@@ -132,12 +138,12 @@ pub async fn create_user(
         &email,
         &forms(&new.email),
         &password_hash,
-        new.role == Role::Operator,
+        new.role,
     )
     .await?;
     let Some(created_at) = created else {
         tx.rollback().await?;
-        return join(pool, &email, new.organization_id, new.role).await;
+        return join(pool, &email, new.organization_id, new.role, by).await;
     };
     if let Some(organization) = new.organization_id {
         let role = new.role.as_str();
@@ -146,11 +152,11 @@ pub async fn create_user(
             Membership::NoOrganization => return Err(UserError::Organization(organization)),
             Membership::Already(role) => return Err(UserError::AlreadyMember(email, role)),
         }
-        // Nothing can be taken out of the chain, so no address goes into it.
-        let after = json!({"role": role});
-        let entry = entry(organization, "user_created", id, None, after);
-        audit::record(&mut tx, &chains, &[entry]).await?;
     }
+    // Nothing can be taken out of the chain, so no address goes into it.
+    let after = json!({"role": new.role.as_str()});
+    let entry = by.entry(chain, "user_created", ("user", id), None, after);
+    audit::record(&mut tx, &chains, &[entry]).await?;
     tx.commit().await?;
     Ok(Created::User(User {
         id,
@@ -168,17 +174,18 @@ async fn join(
     email: &str,
     organization_id: Option<Uuid>,
     role: Role,
+    by: &By,
 ) -> Result<Created, UserError> {
     let exists = || UserError::Exists(email.to_owned());
     let organization = organization_id.ok_or_else(exists)?;
     let mut tx = WorkerTx::begin(pool).await?;
-    let found = find(&mut tx, email).await?;
+    let found = find(&mut tx, Which::Email(email)).await?;
     tx.rollback().await?;
     // Operators see all organizations, and belong to none.
-    if found.role == Role::Operator.as_str() {
+    if Role::named(&found.role).is_some_and(Role::is_operator) {
         return Err(exists());
     }
-    match add_member(pool, email, organization, role).await {
+    match add_member(pool, email, organization, role, by).await {
         Ok(user) => Ok(Created::Member(User {
             role: role.as_str().to_owned(),
             organization_id,
@@ -195,8 +202,9 @@ pub async fn add_member(
     email: &str,
     organization_id: Uuid,
     role: Role,
+    by: &By,
 ) -> Result<User, UserError> {
-    if role == Role::Operator {
+    if role.is_operator() {
         return Err(UserError::OperatorWithOrganization);
     }
     let mut tx = WorkerTx::begin(pool).await?;
@@ -204,7 +212,7 @@ pub async fn add_member(
     if audit::is_erased(tx.conn(), organization_id).await? {
         return Err(UserError::Erased(organization_id));
     }
-    let user = find(&mut tx, email).await?;
+    let user = find(&mut tx, Which::Email(email)).await?;
     match store::insert_member(tx.conn(), organization_id, user.id, role.as_str()).await? {
         Membership::Added => {}
         Membership::NoOrganization => return Err(UserError::Organization(organization_id)),
@@ -212,7 +220,7 @@ pub async fn add_member(
     }
     let after = json!({"role": role.as_str()});
     let action = "member_added";
-    let entry = entry(organization_id, action, user.id, None, after);
+    let entry = by.entry(organization_id, action, ("user", user.id), None, after);
     audit::record(&mut tx, &chains, &[entry]).await?;
     tx.commit().await?;
     Ok(user)
@@ -223,32 +231,29 @@ pub async fn add_member(
 pub async fn set_password(
     pool: &PgPool,
     hasher: &Hasher,
-    email: &str,
+    user: Which<'_>,
     password: String,
+    by: &By,
 ) -> Result<User, UserError> {
     let hash = hasher.hash(password).await?;
-    change(
-        pool,
-        email,
-        "user_password_set",
-        json!({}),
-        Change::Password(&hash),
-    )
-    .await
+    change(pool, user, Change::Password(&hash), by).await
 }
 
 /// Disables a user and ends all of the user's sessions.
-pub async fn disable_user(pool: &PgPool, email: &str) -> Result<(), UserError> {
-    let after = json!({"disabled": true});
-    change(pool, email, "user_disabled", after, Change::Disabled).await?;
-    Ok(())
+pub async fn disable_user(pool: &PgPool, user: Which<'_>, by: &By) -> Result<User, UserError> {
+    change(pool, user, Change::Disabled, by).await
 }
 
 /// Lets a disabled user log in again, with the password that the user had.
-pub async fn enable_user(pool: &PgPool, email: &str) -> Result<(), UserError> {
-    let after = json!({"disabled": false});
-    change(pool, email, "user_enabled", after, Change::Enabled).await?;
-    Ok(())
+pub async fn enable_user(pool: &PgPool, user: Which<'_>, by: &By) -> Result<User, UserError> {
+    change(pool, user, Change::Enabled, by).await
+}
+
+/// A user, by what the caller knows of them.
+#[derive(Debug, Clone, Copy)]
+pub enum Which<'a> {
+    Email(&'a str),
+    Id(Uuid),
 }
 
 enum Change<'a> {
@@ -257,17 +262,31 @@ enum Change<'a> {
     Enabled,
 }
 
-/// Changes a user, with an audit entry in each of the user's organizations.
+impl Change<'_> {
+    fn action(&self) -> (&'static str, serde_json::Value) {
+        match self {
+            Self::Password(_) => ("user_password_set", json!({})),
+            Self::Disabled => ("user_disabled", json!({"disabled": true})),
+            Self::Enabled => ("user_enabled", json!({"disabled": false})),
+        }
+    }
+}
+
+/// Changes a user, with an audit entry in each of the user's organizations, or in the
+/// operators' own. Returns the user as before.
 async fn change(
     pool: &PgPool,
-    email: &str,
-    action: &'static str,
-    after: serde_json::Value,
+    which: Which<'_>,
     change: Change<'_>,
+    by: &By,
 ) -> Result<User, UserError> {
+    let (action, after) = change.action();
     let mut tx = WorkerTx::begin(pool).await?;
-    let user = find(&mut tx, email).await?;
-    let organizations = store::organizations_of(tx.conn(), user.id).await?;
+    let user = find(&mut tx, which).await?;
+    let mut organizations = store::organizations_of(tx.conn(), user.id).await?;
+    if organizations.is_empty() {
+        organizations.push(audit::OPERATORS);
+    }
     let chains = audit::lock_chains(tx.conn(), &organizations).await?;
     match change {
         Change::Password(hash) => store::update_password(tx.conn(), user.id, hash).await?,
@@ -278,38 +297,39 @@ async fn change(
     let before = json!({"disabled": user.disabled_at.is_some()});
     let entries: Vec<NewEntry> = organizations
         .iter()
-        .map(|id| entry(*id, action, user.id, Some(before.clone()), after.clone()))
+        .map(|id| {
+            let before = Some(before.clone());
+            by.entry(*id, action, ("user", user.id), before, after.clone())
+        })
         .collect();
     audit::record(&mut tx, &chains, &entries).await?;
     tx.commit().await?;
     Ok(user)
 }
 
-async fn find(tx: &mut WorkerTx, email: &str) -> Result<User, UserError> {
-    let users = store::users(tx.conn(), None, Some(&forms(email))).await?;
-    let user = users.into_iter().next();
-    user.ok_or_else(|| UserError::Unknown(email.to_owned()))
+async fn find(tx: &mut WorkerTx, which: Which<'_>) -> Result<User, UserError> {
+    let (forms, id) = match which {
+        Which::Email(email) => (Some(forms(email)), None),
+        Which::Id(id) => (None, Some(id)),
+    };
+    let filter = Filter {
+        forms: forms.as_deref(),
+        id,
+        ..Filter::default()
+    };
+    let users = store::users(tx.conn(), filter).await?;
+    users.into_iter().next().ok_or_else(|| {
+        UserError::Unknown(match which {
+            Which::Email(email) => email.to_owned(),
+            Which::Id(id) => id.to_string(),
+        })
+    })
 }
 
-fn entry(
-    organization_id: Uuid,
-    action: &'static str,
-    user_id: Uuid,
-    before: Option<serde_json::Value>,
-    after: serde_json::Value,
-) -> NewEntry {
-    NewEntry {
-        organization_id,
-        action,
-        actor: Actor::System,
-        resource_type: "user",
-        resource_id: user_id.to_string(),
-        before,
-        after: Some(after),
-        metadata: json!({}),
-        client: None,
-        reason: None,
-    }
+/// A user as the database has them now.
+pub async fn user(pool: &PgPool, id: Uuid) -> Result<User, UserError> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    find(&mut tx, Which::Id(id)).await
 }
 
 /// Lists all users, or those of an organization, oldest first.
@@ -318,7 +338,11 @@ pub async fn list_users(
     organization: Option<Uuid>,
 ) -> Result<Vec<User>, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
-    store::users(tx.conn(), organization, None).await
+    let filter = Filter {
+        organization,
+        ..Filter::default()
+    };
+    store::users(tx.conn(), filter).await
 }
 
 /// Users who are no operators and belong to no organization: they cannot log in.

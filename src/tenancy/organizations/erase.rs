@@ -22,6 +22,12 @@ pub enum EraseError {
         "{0} requests to Stripe have an unknown outcome; run `subscriptions reconcile --apply` first"
     )]
     Open(i64),
+    #[error(
+        "a checkout is open, with which a payer may still subscribe the organization: expire its \
+         session in Stripe, or wait until it expires, within a day; a bank debit, until it is \
+         answered"
+    )]
+    CheckoutOpen,
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
@@ -140,7 +146,11 @@ async fn check_settled(tx: &mut TenantTx) -> Result<(), EraseError> {
         return Err(EraseError::Running(id, status));
     }
     match erasure::open_requests(tx).await? {
-        0 => Ok(()),
-        open => Err(EraseError::Open(open)),
+        0 => {}
+        open => return Err(EraseError::Open(open)),
+    }
+    match erasure::has_open_checkout(tx).await? {
+        true => Err(EraseError::CheckoutOpen),
+        false => Ok(()),
     }
 }

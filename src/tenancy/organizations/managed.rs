@@ -4,13 +4,15 @@
 use std::collections::BTreeMap;
 
 use billing_domain::grace_period::EndReason;
+use jiff::Timestamp;
 use serde_json::{Value, json};
-use sqlx::postgres::PgPool;
+use sqlx::postgres::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::link::LINKED;
-use super::store::erasure::{open_requests, running_subscription};
+use super::store::erasure::{has_open_checkout, open_requests, running_subscription};
 use super::store::managed::{self, Managed};
+use super::store::{customer_owner, subscription_owner};
 use super::{
     AskedBy, CreateError, Identity, Metadata, NewOrganization, Organization, create_with_id,
     is_customer_id, refuse_anothers_id, store, valid_name, wake_waiting,
@@ -55,6 +57,8 @@ pub enum ManageError {
     Running(String),
     #[error("a change of the subscription is not settled")]
     Unsettled,
+    #[error("a checkout is open")]
+    CheckoutOpen,
     #[error("others change the organization at the same time")]
     Contended,
 }
@@ -192,6 +196,9 @@ pub async fn archive(pool: &PgPool, id: Uuid, by: &AskedBy) -> Result<(), Manage
     refuse_running(&mut tx).await?;
     if open_requests(&mut tx).await? > 0 {
         return Err(ManageError::Unsettled);
+    }
+    if has_open_checkout(&mut tx).await? {
+        return Err(ManageError::CheckoutOpen);
     }
     let entry = NewEntry {
         before: Some(json!({"archived": false})),
@@ -458,4 +465,27 @@ async fn link(
         after: Some(json!({"stripeCustomerId": customer})),
         ..by.entry(id, LINKED)
     })
+}
+
+/// Up to `limit` organizations after a position, oldest first: all, or those with this id,
+/// Stripe customer or subscription, or whose external id, name or address begins like this.
+pub async fn search(
+    conn: &mut PgConnection,
+    text: Option<&str>,
+    after: Option<(Timestamp, Uuid)>,
+    limit: i64,
+) -> Result<Vec<Organization>, sqlx::Error> {
+    let Some(text) = text else {
+        return managed::page(conn, after, limit).await;
+    };
+    let owner = match text.starts_with("sub_") {
+        true => subscription_owner(conn, text).await?,
+        false => customer_owner(conn, text).await?,
+    };
+    let search = managed::Search {
+        text,
+        id: own_id(text),
+        owner,
+    };
+    managed::search(conn, &search, after, limit).await
 }

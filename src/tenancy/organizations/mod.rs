@@ -21,19 +21,27 @@ use crate::metering::quotas;
 use crate::projection;
 use crate::tenancy::names::{EXPECTED, is_external_id};
 pub use erase::{EraseError, Erased, erase};
-pub use link::{LinkError, customer_was_deleted, link_customer};
+pub use link::{LinkError, customer_was_deleted, link_customer, unlink_customer};
+pub use managed::search;
 pub use store::overview::{Overview, overview};
-pub use store::{Identity, Metadata, Organization, find, list, mark, plan_tier, running_elsewhere};
+pub use store::{
+    Identity, Metadata, Organization, find, find_logged, list, mark, names, plan_tier,
+    running_elsewhere,
+};
 
 const CREATED: &str = "organization_created";
 /// The audit action for an operator who listed the organizations.
-const LISTED: &str = "organizations_listed";
+pub const LISTED: &str = "organizations_listed";
+/// The audit action for an operator who looked at one.
+pub const SHOWN: &str = "organization_shown";
 
 /// The audit actions about organizations.
 pub fn audit_actions() -> impl Iterator<Item = &'static str> {
     let managed = [managed::UPDATED, managed::ARCHIVED, managed::RESTORED];
-    [CREATED, LISTED, link::LINKED, link::DELETED, audit::ERASED]
+    let linking = [link::LINKED, link::UNLINKED, link::DELETED];
+    [CREATED, LISTED, SHOWN, audit::ERASED]
         .into_iter()
+        .chain(linking)
         .chain(managed)
 }
 

@@ -9,24 +9,23 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Deserializer};
-use serde_json::json;
+use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::managed::{self, Change, ManageError, MetadataChange, Put};
-use super::store::{customer_owner, managed as store};
 use super::{AskedBy, CreateError, Organization};
 use crate::audit::Actor;
 use crate::catalogue::Catalogue;
 use crate::db::WorkerTx;
 use crate::server::Shared;
 use crate::server::extract::{self, Path, Query};
-use crate::server::pagination::page::{Limit, Page};
+use crate::server::pagination::page::{self, Limit, Page};
 use crate::server::problem::Problem;
 use crate::server::routes::{Permission, Routes, Share, service};
 use crate::tenancy::auth::Product;
-use crate::tenancy::names::{self, EXPECTED, is_external_id, own_id};
+use crate::tenancy::names::{self, EXPECTED, is_external_id};
 
 /// What the handlers need.
 #[derive(Clone)]
@@ -195,6 +194,26 @@ struct ListQuery {
     cursor: Option<String>,
 }
 
+impl ListQuery {
+    fn text(&self) -> Option<&str> {
+        self.query.as_deref().filter(|text| !text.is_empty())
+    }
+}
+
+impl page::ListQuery for ListQuery {
+    fn limit(&self) -> Limit {
+        self.limit
+    }
+
+    fn cursor(&self) -> Option<&str> {
+        self.cursor.as_deref()
+    }
+
+    fn filters(&self) -> Value {
+        self.text().into()
+    }
+}
+
 /// Make an organization, or bring it to this
 ///
 /// 201 if it was made, 200 if it was there. Of many at once one makes it. A name, an e-mail
@@ -323,27 +342,12 @@ async fn list(
     _: Product,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<Page<Organization>>, Problem> {
-    let text = query.query.as_deref().filter(|text| !text.is_empty());
-    let cursors = &state.shared.cursors;
-    let cursors = cursors
-        .of(Uuid::nil(), "managed organizations", &text)
-        .await?;
-    let after = cursors.place(query.cursor.as_deref())?;
-    let rows = query.limit.rows();
-    let mut tx = WorkerTx::begin(&state.shared.pool).await?;
-    let found = match text {
-        None => store::page(tx.conn(), after, rows).await?,
-        Some(text) => {
-            let search = store::Search {
-                text,
-                id: own_id(text),
-                owner: customer_owner(tx.conn(), text).await?,
-            };
-            store::search(tx.conn(), &search, after, rows).await?
-        }
-    };
-    let position = |organization: &Organization| (organization.created_at, organization.id);
-    Ok(Json(Page::of(found, query.limit, &cursors, position)))
+    let shared = &state.shared;
+    let page = shared.page(Uuid::nil(), "managed organizations", &query);
+    let page = page.await?;
+    let mut tx = WorkerTx::begin(&shared.pool).await?;
+    let found = managed::search(tx.conn(), query.text(), page.after, page.rows()).await?;
+    Ok(Json(page.of(found)))
 }
 
 /// A field of the request is not as it must be.
@@ -384,6 +388,12 @@ impl From<ManageError> for Problem {
             ManageError::Unsettled => conflict(
                 "subscription_running",
                 "a change of the subscription is not settled yet; send this again in a minute",
+            ),
+            ManageError::CheckoutOpen => conflict(
+                "subscription_running",
+                "a payer may still subscribe the organization on Stripe's page: expire the \
+                 checkout session in Stripe, or wait until it expires, within a day; a bank \
+                 debit, until it is answered",
             ),
             ManageError::Contended => Self::unavailable(
                 "organization_contended",

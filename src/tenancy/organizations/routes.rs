@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use jiff::Timestamp;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
@@ -10,7 +11,7 @@ use crate::audit;
 use crate::db::WorkerTx;
 use crate::server::Shared;
 use crate::server::extract::Query;
-use crate::server::pagination::page::{Page, Paging};
+use crate::server::pagination::page::{Listed, Page, Paging};
 use crate::server::problem::Problem;
 use crate::server::routes::{Routes, operator};
 use crate::tenancy::auth::Operator;
@@ -33,13 +34,19 @@ async fn organizations(
     operator: Operator,
     Query(paging): Query<Paging>,
 ) -> Result<Json<Page<Organization>>, Problem> {
-    let cursors = shared.cursors.of(Uuid::nil(), "organizations", &()).await?;
-    let after = cursors.place(paging.cursor.as_deref())?;
+    let page = shared.page(Uuid::nil(), "organizations", &paging).await?;
     let mut tx = WorkerTx::begin(&shared.pool).await?;
-    let rows = store::page(tx.conn(), after, paging.limit.rows()).await?;
+    let rows = store::page(tx.conn(), page.after, page.rows()).await?;
     let entry = operator.did(LISTED, None, "organization", "all".to_owned());
     audit::record_one(&mut tx, entry).await?;
     tx.commit().await?;
-    let position = |organization: &Organization| (organization.created_at, organization.id);
-    Ok(Json(Page::of(rows, paging.limit, &cursors, position)))
+    Ok(Json(page.of(rows)))
+}
+
+impl Listed for Organization {
+    type Position = (Timestamp, Uuid);
+
+    fn position(&self) -> Self::Position {
+        (self.created_at, self.id)
+    }
 }

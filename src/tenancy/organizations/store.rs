@@ -4,6 +4,8 @@ pub mod erasure;
 pub mod managed;
 pub mod overview;
 
+use std::collections::HashMap;
+
 use jiff_sqlx::ToSqlx as _;
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -12,6 +14,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::sample::Progress;
+use crate::audit;
 use crate::db::TenantTx;
 
 /// The product's own notes about an organization.
@@ -211,6 +214,32 @@ pub async fn find(conn: &mut PgConnection, named: &str) -> Result<Option<Uuid>, 
     .await
 }
 
+/// The organization that is named as [`find`] does, or else one that is gone and whose audit
+/// log is still there.
+pub async fn find_logged(
+    conn: &mut PgConnection,
+    named: &str,
+) -> Result<Option<Uuid>, sqlx::Error> {
+    if let Some(id) = find(&mut *conn, named).await? {
+        return Ok(Some(id));
+    }
+    let Ok(id) = named.parse() else {
+        return Ok(None);
+    };
+    Ok(audit::has_log(conn, id).await?.then_some(id))
+}
+
+/// The names of these organizations.
+pub async fn names(
+    conn: &mut PgConnection,
+    ids: &[Uuid],
+) -> Result<HashMap<Uuid, String>, sqlx::Error> {
+    let rows = sqlx::query!("SELECT id, name FROM organizations WHERE id = ANY($1)", ids)
+        .fetch_all(conn)
+        .await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.name)).collect())
+}
+
 /// The organization a Stripe customer is linked to.
 pub async fn customer_owner(
     conn: &mut PgConnection,
@@ -219,6 +248,19 @@ pub async fn customer_owner(
     sqlx::query_scalar!(
         "SELECT organization_id FROM billing_customers WHERE stripe_customer_id = $1",
         customer_id
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+/// The organization that has a subscription of Stripe's.
+pub async fn subscription_owner(
+    conn: &mut PgConnection,
+    subscription_id: &str,
+) -> Result<Option<Uuid>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "SELECT organization_id FROM billing_subscriptions WHERE stripe_subscription_id = $1 LIMIT 1",
+        subscription_id
     )
     .fetch_optional(conn)
     .await
@@ -274,6 +316,53 @@ pub async fn running_elsewhere(
         .into_iter()
         .map(|row| (row.stripe_subscription_id, row.stripe_customer_id))
         .collect())
+}
+
+/// A subscription of the organization that this customer pays for.
+pub async fn running_on(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    customer_id: &str,
+) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT min(stripe_subscription_id) AS "id" FROM billing_subscriptions
+            WHERE organization_id = $1 AND stripe_customer_id = $2
+              AND status NOT IN ('canceled', 'incomplete_expired')"#,
+        organization_id,
+        customer_id
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// An invoice of this customer that may still be paid, and its status.
+pub async fn unpaid_of(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    customer_id: &str,
+) -> Result<Option<(String, String)>, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"SELECT stripe_invoice_id, status AS "status!" FROM billing_invoices
+            WHERE organization_id = $1 AND stripe_customer_id = $2
+              AND status IN ('draft', 'open', 'uncollectible')
+            ORDER BY 1 LIMIT 1"#,
+        organization_id,
+        customer_id
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|row| (row.stripe_invoice_id, row.status)))
+}
+
+/// Takes the link to a customer back; false if there is none.
+pub async fn delete_customer(tx: &mut TenantTx, customer_id: &str) -> Result<bool, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let deleted = sqlx::query!(
+        "DELETE FROM billing_customers WHERE organization_id = $1 AND stripe_customer_id = $2",
+        organization_id,
+        customer_id
+    );
+    Ok(deleted.execute(tx.conn()).await?.rows_affected() > 0)
 }
 
 /// Whether a customer of the organization was deleted in Stripe.

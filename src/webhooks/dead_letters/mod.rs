@@ -2,4 +2,5 @@
 //! them. Operators' routes and commands list them.
 
 pub mod discard;
+pub mod reason;
 pub mod replay;

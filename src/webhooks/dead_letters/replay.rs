@@ -179,13 +179,24 @@ pub async fn replay_apart(
     event_id: String,
     operator: Operator,
 ) -> Result<Replayed, sqlx::Error> {
+    apart(async move || replay_for(&processor, &event_id, Some(&operator)).await).await
+}
+
+/// Rehearses one event in the same way.
+pub async fn rehearse_apart(
+    processor: Arc<Processor>,
+    event_id: String,
+) -> Result<Replayed, sqlx::Error> {
+    apart(async move || rehearse(&processor, &event_id).await).await
+}
+
+async fn apart(
+    work: impl AsyncFnOnce() -> Result<Replayed, sqlx::Error> + Send + 'static,
+) -> Result<Replayed, sqlx::Error> {
     let runtime = Handle::current();
     let span = tracing::Span::current();
-    let replaying = tokio::task::spawn_blocking(move || {
-        let replaying = replay_for(&processor, &event_id, Some(&operator));
-        runtime.block_on(replaying.instrument(span))
-    });
-    match replaying.await {
+    let working = tokio::task::spawn_blocking(move || runtime.block_on(work().instrument(span)));
+    match working.await {
         Ok(replayed) => replayed,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }

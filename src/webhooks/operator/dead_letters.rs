@@ -3,31 +3,65 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::{OperatorState, Position, enter};
 use crate::server::extract::{Path, Query};
-use crate::server::pagination::page::{Limit, Page};
+use crate::server::pagination::page::{Limit, ListQuery, Listed, Page};
 use crate::server::problem::Problem;
 use crate::tenancy::auth::Operator;
-use crate::webhooks::inspect::{DeadLetter, Details};
-use crate::webhooks::{self, DEAD_LETTERS_LISTED, DeadLetterFilter, list_dead_letters};
+use crate::webhooks::dead_letters::discard;
+use crate::webhooks::dead_letters::reason::Reason;
+use crate::webhooks::inspect::{DeadLetter, Details, EventState};
+use crate::webhooks::{
+    DEAD_LETTERS_LISTED, DeadLetterFilter, DeadLetterGroup, count_dead_letters, dead_letter_groups,
+    list_dead_letters,
+};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
 pub struct LettersQuery {
     /// Such as `invoice.finalized`.
-    r#type: Option<String>,
-    organization_id: Option<Uuid>,
+    pub r#type: Option<String>,
+    pub organization_id: Option<Uuid>,
+    /// An error, whose ids do not count: those that failed for the same reason.
+    pub reason: Option<String>,
     #[serde(default)]
     #[param(inline)]
-    limit: Limit,
+    pub limit: Limit,
     /// `nextCursor` of the previous page.
-    cursor: Option<String>,
+    pub cursor: Option<String>,
+}
+
+impl ListQuery for LettersQuery {
+    fn limit(&self) -> Limit {
+        self.limit
+    }
+
+    fn cursor(&self) -> Option<&str> {
+        self.cursor.as_deref()
+    }
+
+    fn filters(&self) -> Value {
+        json!({
+            "type": self.r#type,
+            "organizationId": self.organization_id,
+            "reason": self.reason,
+        })
+    }
+}
+
+impl Listed for DeadLetter {
+    type Position = Position;
+
+    fn position(&self) -> Position {
+        (self.dead_lettered_at, self.event_id.clone())
+    }
 }
 
 /// List dead letters, oldest first
@@ -44,25 +78,75 @@ pub async fn list(
     operator: Operator,
     Query(query): Query<LettersQuery>,
 ) -> Result<Json<Page<DeadLetter>>, Problem> {
-    let lists = &state.shared.cursors;
-    let filters = json!({"type": query.r#type, "organizationId": query.organization_id});
-    let cursors = lists.of(Uuid::nil(), "dead-letters", &filters).await?;
-    let mut entry = operator.did(DEAD_LETTERS_LISTED, None, "webhook_event", "all".to_owned());
-    entry.metadata = json!({"operator": true, "filters": filters});
-    let filter = DeadLetterFilter {
-        after: cursors.place::<Position>(query.cursor.as_deref())?,
-        event_type: query.r#type,
-        organization_id: query.organization_id,
-    };
-    let mut tx = state.begin().await?;
-    let rows = list_dead_letters(tx.conn(), &filter, query.limit.rows()).await?;
-    enter(tx, entry).await?;
-    let place = |letter: &DeadLetter| (letter.dead_lettered_at, letter.event_id.clone());
-    Ok(Json(Page::of(rows, query.limit, &cursors, place)))
+    state.letters(&operator, query, None).await.map(Json)
+}
+
+impl OperatorState {
+    /// A page of dead letters, the oldest first, of those that were dead-lettered `through` a time.
+    pub async fn letters(
+        &self,
+        operator: &Operator,
+        query: LettersQuery,
+        through: Option<Timestamp>,
+    ) -> Result<Page<DeadLetter>, Problem> {
+        let state = self;
+        let shared = &state.shared;
+        let mut page = shared.page(Uuid::nil(), "dead-letters", &query).await?;
+        let mut entry = operator.did(DEAD_LETTERS_LISTED, None, "webhook_event", "all".to_owned());
+        entry.metadata = json!({"operator": true, "filters": query.filters()});
+        let filter = DeadLetterFilter {
+            after: page.after.take(),
+            event_type: query.r#type,
+            organization_id: query.organization_id,
+            reason: query.reason.as_deref().map(Reason::of),
+            through,
+        };
+        let mut tx = state.begin().await?;
+        let rows = list_dead_letters(tx.conn(), &filter, page.rows()).await?;
+        enter(tx, entry).await?;
+        Ok(page.of(rows))
+    }
+
+    /// All dead letters by type and reason, the largest group first.
+    pub async fn letter_groups(
+        &self,
+        operator: &Operator,
+    ) -> Result<Vec<DeadLetterGroup>, Problem> {
+        let mut entry = operator.did(DEAD_LETTERS_LISTED, None, "webhook_event", "all".to_owned());
+        entry.metadata = json!({"operator": true, "grouped": true});
+        let mut tx = self.begin().await?;
+        let groups = dead_letter_groups(tx.conn()).await?;
+        enter(tx, entry).await?;
+        Ok(groups)
+    }
+
+    /// How many dead letters match, and when the last of them was dead-lettered.
+    pub async fn count_letters(
+        &self,
+        event_type: Option<String>,
+        organization_id: Option<Uuid>,
+        reason: Option<String>,
+    ) -> Result<(i64, Option<Timestamp>), Problem> {
+        let filter = DeadLetterFilter {
+            event_type,
+            organization_id,
+            reason: reason.as_deref().map(Reason::of),
+            ..DeadLetterFilter::default()
+        };
+        let mut tx = self.begin().await?;
+        let count = count_dead_letters(tx.conn(), &filter).await?;
+        tx.commit().await?;
+        Ok(count)
+    }
+
+    /// Discards a dead letter; false if there is none.
+    pub async fn discard(&self, operator: &Operator, event_id: &str) -> Result<bool, Problem> {
+        Ok(discard::discard(&self.shared.pool, event_id, operator).await?)
+    }
 }
 
 pub fn is_dead(event: &Details) -> bool {
-    event.state == "dead_letter"
+    event.state == EventState::DeadLetter
 }
 
 pub fn none_such() -> Problem {
@@ -103,7 +187,7 @@ pub async fn discard(
     operator: Operator,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    match webhooks::dead_letters::discard::discard(&state.shared.pool, &id, &operator).await? {
+    match state.discard(&operator, &id).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(none_such()),
     }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{OperatorState, Position, enter};
 use crate::server::extract::{Path, Query};
-use crate::server::pagination::page::{Limit, Page};
+use crate::server::pagination::page::{self, Limit, ListQuery, Page};
 use crate::server::problem::Problem;
 use crate::tenancy::auth::Operator;
 use crate::webhooks::LISTED;
@@ -20,18 +20,25 @@ use crate::webhooks::inspect::{self, Details, EventFilter, Listed};
 #[into_params(parameter_in = Query)]
 pub struct EventsQuery {
     /// Such as `invoice.finalized`.
-    r#type: Option<String>,
-    organization_id: Option<Uuid>,
-    processed: Option<bool>,
+    pub r#type: Option<String>,
+    pub organization_id: Option<Uuid>,
+    pub processed: Option<bool>,
     #[serde(default)]
     #[param(inline)]
-    limit: Limit,
+    pub limit: Limit,
     /// `nextCursor` of the previous page.
-    cursor: Option<String>,
+    pub cursor: Option<String>,
 }
 
-impl EventsQuery {
-    /// The filters that a cursor is bound to.
+impl ListQuery for EventsQuery {
+    fn limit(&self) -> Limit {
+        self.limit
+    }
+
+    fn cursor(&self) -> Option<&str> {
+        self.cursor.as_deref()
+    }
+
     fn filters(&self) -> Value {
         json!({
             "type": self.r#type,
@@ -55,22 +62,40 @@ pub async fn list(
     operator: Operator,
     Query(query): Query<EventsQuery>,
 ) -> Result<Json<Page<Listed>>, Problem> {
-    let lists = &state.shared.cursors;
-    let filters = query.filters();
-    let cursors = lists.of(Uuid::nil(), "webhook-events", &filters).await?;
-    let mut entry = operator.did(LISTED, None, "webhook_event", "all".to_owned());
-    entry.metadata = json!({"operator": true, "filters": filters});
-    let filter = EventFilter {
-        before: cursors.place::<Position>(query.cursor.as_deref())?,
-        event_type: query.r#type,
-        organization_id: query.organization_id,
-        processed: query.processed,
-    };
-    let mut tx = state.begin().await?;
-    let rows = inspect::page(tx.conn(), &filter, query.limit.rows()).await?;
-    enter(tx, entry).await?;
-    let place = |event: &Listed| (event.received_at, event.event_id.clone());
-    Ok(Json(Page::of(rows, query.limit, &cursors, place)))
+    state.events(&operator, query).await.map(Json)
+}
+
+impl OperatorState {
+    /// A page of webhook events, the newest first.
+    pub async fn events(
+        &self,
+        operator: &Operator,
+        query: EventsQuery,
+    ) -> Result<Page<Listed>, Problem> {
+        let state = self;
+        let shared = &state.shared;
+        let mut page = shared.page(Uuid::nil(), "webhook-events", &query).await?;
+        let mut entry = operator.did(LISTED, None, "webhook_event", "all".to_owned());
+        entry.metadata = json!({"operator": true, "filters": query.filters()});
+        let filter = EventFilter {
+            before: page.after.take(),
+            event_type: query.r#type,
+            organization_id: query.organization_id,
+            processed: query.processed,
+        };
+        let mut tx = state.begin().await?;
+        let rows = inspect::page(tx.conn(), &filter, page.rows()).await?;
+        enter(tx, entry).await?;
+        Ok(page.of(rows))
+    }
+}
+
+impl page::Listed for Listed {
+    type Position = Position;
+
+    fn position(&self) -> Position {
+        (self.received_at, self.event_id.clone())
+    }
 }
 
 /// Get a webhook event with its payload and each failed attempt

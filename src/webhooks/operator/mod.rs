@@ -6,6 +6,10 @@ mod dead_letters;
 mod events;
 mod replays;
 
+pub use dead_letters::{LettersQuery, is_dead};
+pub use events::EventsQuery;
+pub use replays::ReplayedEvent;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -48,7 +52,7 @@ impl OperatorState {
     }
 
     /// All details of an event; the access is recorded in the audit log.
-    async fn show(
+    pub async fn show(
         &self,
         operator: &Operator,
         event_id: &str,

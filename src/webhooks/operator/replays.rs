@@ -4,17 +4,18 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::OperatorState;
 use super::dead_letters::{is_dead, none_such};
-use super::{OperatorState, Position};
 use crate::server::extract::{self, Path};
-use crate::server::pagination::page::{Limit, Page};
+use crate::server::pagination::page::{Limit, ListQuery, Page};
 use crate::server::problem::Problem;
 use crate::tenancy::auth::Operator;
 use crate::webhooks::dead_letters::replay::{self, Replayed};
-use crate::webhooks::inspect::{self, DeadLetter};
+use crate::webhooks::inspect;
 use crate::webhooks::{DeadLetterFilter, list_dead_letters};
 
 /// The most events per request, so that it ends soon.
@@ -24,9 +25,9 @@ const MAX_REPLAYS: usize = 100;
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplayedEvent {
-    event_id: String,
+    pub event_id: String,
     #[serde(flatten)]
-    result: Replayed,
+    pub result: Replayed,
 }
 
 /// Replay a dead letter
@@ -53,7 +54,8 @@ pub async fn one(
 }
 
 impl OperatorState {
-    async fn replay(
+    /// Replays a dead letter or a processed event.
+    pub async fn replay(
         &self,
         event_id: String,
         operator: &Operator,
@@ -61,6 +63,11 @@ impl OperatorState {
         let processor = self.processor.clone();
         let result = replay::replay_apart(processor, event_id.clone(), operator.clone()).await?;
         Ok(ReplayedEvent { event_id, result })
+    }
+
+    /// What a replay would come to; nothing is changed.
+    pub async fn rehearse(&self, event_id: String) -> Result<Replayed, Problem> {
+        Ok(replay::rehearse_apart(self.processor.clone(), event_id).await?)
     }
 }
 
@@ -78,6 +85,20 @@ pub struct Selection {
     limit: Limit,
     /// `nextCursor` of the previous replay.
     cursor: Option<String>,
+}
+
+impl ListQuery for Selection {
+    fn limit(&self) -> Limit {
+        self.limit
+    }
+
+    fn cursor(&self) -> Option<&str> {
+        self.cursor.as_deref()
+    }
+
+    fn filters(&self) -> Value {
+        self.r#type.as_deref().into()
+    }
 }
 
 /// Replay many dead letters
@@ -121,19 +142,17 @@ async fn select(state: &OperatorState, selection: Selection) -> Result<Page<Stri
             next_cursor: None,
         });
     }
-    let lists = &state.shared.cursors;
-    let filters = &selection.r#type;
-    let cursors = lists
-        .of(Uuid::nil(), "dead-letters/replay", filters)
-        .await?;
+    let shared = &state.shared;
+    let page = shared.page(Uuid::nil(), "dead-letters/replay", &selection);
+    let mut page = page.await?;
     let filter = DeadLetterFilter {
-        after: cursors.place::<Position>(selection.cursor.as_deref())?,
+        after: page.after.take(),
         event_type: selection.r#type,
         organization_id: None,
+        reason: None,
+        ..DeadLetterFilter::default()
     };
     let mut tx = state.begin().await?;
-    let rows = list_dead_letters(tx.conn(), &filter, selection.limit.rows()).await?;
-    let place = |letter: &DeadLetter| (letter.dead_lettered_at, letter.event_id.clone());
-    let page = Page::of(rows, selection.limit, &cursors, place);
-    Ok(page.map(|letter| letter.event_id))
+    let rows = list_dead_letters(tx.conn(), &filter, page.rows()).await?;
+    Ok(page.of(rows).map(|letter| letter.event_id))
 }

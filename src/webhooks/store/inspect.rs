@@ -155,6 +155,25 @@ pub struct DeadLetter {
     pub error_message: String,
 }
 
+/// Where an event is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EventState {
+    Processed,
+    Unprocessed,
+    DeadLetter,
+}
+
+impl EventState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Processed => "processed",
+            Self::Unprocessed => "unprocessed",
+            Self::DeadLetter => "dead_letter",
+        }
+    }
+}
+
 /// All details of an event, with its payload as received.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -162,8 +181,8 @@ pub struct DeadLetter {
 pub struct Details {
     pub event_id: String,
     pub event_type: String,
-    /// `processed`, `unprocessed` or `dead_letter`.
-    pub state: &'static str,
+    #[schema(inline)]
+    pub state: EventState,
     #[schema(required)]
     pub outcome: Option<String>,
     #[schema(required)]
@@ -220,9 +239,9 @@ pub async fn show(conn: &mut PgConnection, event_id: &str) -> Result<Option<Deta
         event_id: event_id.to_owned(),
         event_type: row.event_type,
         state: match row.processed {
-            Some(true) => "processed",
-            Some(false) => "unprocessed",
-            None => "dead_letter",
+            Some(true) => EventState::Processed,
+            Some(false) => EventState::Unprocessed,
+            None => EventState::DeadLetter,
         },
         outcome: row.outcome,
         organization_id: row.organization_id,

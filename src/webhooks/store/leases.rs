@@ -322,6 +322,33 @@ pub async fn set_aside(
     Ok(given_back.rows_affected())
 }
 
+/// Ends the lease of events that no worker has finished: they are due as before. A row that
+/// another transaction has locked keeps its lease until it expires.
+pub async fn give_back(
+    conn: &mut PgConnection,
+    lease_id: Uuid,
+    buckets: &[i16],
+    ids: &[String],
+) -> Result<u64, sqlx::Error> {
+    let given_back = sqlx::query!(
+        "WITH held AS MATERIALIZED (
+           SELECT e.bucket, e.stripe_event_id
+             FROM unnest($2::smallint[], $3::text[]) AS claimed(bucket, id)
+             JOIN webhook_events e ON e.bucket = claimed.bucket AND e.stripe_event_id = claimed.id
+            WHERE e.lease_id = $1 AND NOT e.processed
+              FOR UPDATE OF e SKIP LOCKED)
+         UPDATE webhook_events e SET lease_id = NULL, lease_expires_at = NULL
+           FROM held
+          WHERE e.bucket = held.bucket AND e.stripe_event_id = held.stripe_event_id",
+        lease_id,
+        buckets,
+        ids
+    )
+    .execute(conn)
+    .await?;
+    Ok(given_back.rows_affected())
+}
+
 /// The keys of `events` as two arrays.
 fn keys<'a>(events: &[&'a StoredEvent]) -> (Vec<i16>, Vec<&'a str>) {
     let filed = events.iter().map(|event| (event.bucket, event.id.as_str()));

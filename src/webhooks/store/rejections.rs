@@ -69,7 +69,9 @@ pub struct LastDelivery {
 pub async fn last_delivery(conn: &mut PgConnection) -> Result<Option<LastDelivery>, sqlx::Error> {
     let row = sqlx::query!(
         r#"SELECT event_type AS "event_type!", received_at AS "received_at!",
-                  coalesce(payload ->> 'object' = 'v2.core.event', false) AS "thin!"
+                  -- Those about meters exist in no other form.
+                  coalesce(payload ->> 'object' = 'v2.core.event', false)
+                    AND event_type NOT LIKE 'v1.billing.meter.%' AS "thin!"
              FROM ((SELECT event_type, received_at, payload FROM webhook_events
                      WHERE processed AND payload_removed_at IS NULL AND source = 'delivery'
                      ORDER BY received_at DESC LIMIT 1)

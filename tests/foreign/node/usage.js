@@ -1,6 +1,7 @@
 // The libraries of CloudEvents and Standard Webhooks for Node, as a test calls
 // them. Reads one JSON document on stdin: {"action": "encode", "event",
-// "binaryData"?} prints {"contentType", "body"} of the event in structured mode;
+// "binaryData"?, "binaryMode"?} prints {"contentType", "headers", "body"} of the event, in
+// structured mode or in binary mode;
 // {"action": "receive", "secret", "headers", "body"} verifies a webhook, and
 // prints the event that it carries.
 const { CloudEvent, HTTP } = require("cloudevents");
@@ -14,8 +15,9 @@ if (request.action === "encode") {
     ...attributes,
     data: request.binaryData ? Buffer.from(JSON.stringify(data)) : data,
   });
-  const { headers, body } = HTTP.structured(event);
-  console.log(JSON.stringify({ contentType: headers["content-type"], body }));
+  const { headers, body } = request.binaryMode ? HTTP.binary(event) : HTTP.structured(event);
+  const sent = Buffer.isBuffer(body) ? body.toString() : body;
+  console.log(JSON.stringify({ contentType: headers["content-type"], headers, body: sent }));
 } else {
   new Webhook(request.secret).verify(request.body, request.headers);
   console.log(JSON.stringify(HTTP.toEvent(request)));

@@ -1,8 +1,9 @@
 """The libraries of CloudEvents and Standard Webhooks for Python, as a test
 calls them.
 
-Reads one JSON document on stdin: {"action": "encode", "event", "binaryData"?}
-prints {"contentType", "body"} of the event in structured mode; {"action":
+Reads one JSON document on stdin: {"action": "encode", "event", "binaryData"?,
+"binaryMode"?} prints {"contentType", "headers", "body"} of the event, in structured mode or in
+binary mode; {"action":
 "receive", "secret", "headers", "body"} verifies a webhook, and prints the event
 that it carries.
 """
@@ -14,6 +15,7 @@ from datetime import datetime
 from cloudevents.core.bindings.http import (
     HTTPMessage,
     from_http_event,
+    to_binary_event,
     to_structured_event,
 )
 from cloudevents.core.v1.event import CloudEvent
@@ -27,10 +29,12 @@ if request["action"] == "encode":
         attributes["time"] = datetime.fromisoformat(attributes["time"])
     if request.get("binaryData"):
         data = json.dumps(data).encode()
-    message = to_structured_event(CloudEvent(attributes, data))
+    encode = to_binary_event if request.get("binaryMode") else to_structured_event
+    message = encode(CloudEvent(attributes, data))
     headers = {name.lower(): value for name, value in message.headers.items()}
     body = message.body.decode()
-    print(json.dumps({"contentType": headers["content-type"], "body": body}))
+    kind = headers.get("content-type")
+    print(json.dumps({"contentType": kind, "headers": headers, "body": body}))
 else:
     Webhook(request["secret"]).verify(request["body"], request["headers"])
     event = from_http_event(

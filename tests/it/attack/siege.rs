@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use tempfile::NamedTempFile;
 use tokio::runtime::Runtime;
 
 use super::beside::{Beside, PREFIX, Seen};
+use super::elsewhere;
 use super::hands::Attack;
 use super::locks::everything;
 use super::sizes::Sizes;
@@ -131,7 +133,26 @@ impl Siege {
             },
         };
         siege.warm_up().await;
+        if sizes.elsewhere {
+            siege.attack_elsewhere();
+        }
         siege
+    }
+
+    fn attack_elsewhere(&mut self) {
+        self.world = self.world_at(elsewhere::listen());
+        self.table.setting += "; the attacks go to a server of nothing beside it";
+    }
+
+    fn world_at(&self, address: SocketAddr) -> Arc<World> {
+        Arc::new(World {
+            db: self.db.clone(),
+            address,
+            client: self.world.client.clone(),
+            tenant: self.world.tenant.clone(),
+            sizes: self.sizes,
+            hits: AtomicUsize::new(self.world.hits.load(Ordering::Relaxed)),
+        })
     }
 
     /// Both organizations have a plan, and everything was used once.
@@ -235,14 +256,7 @@ impl Siege {
         self.target = None;
         let target = Target::start(&self.db, self.plans.path(), &self.upstream.url);
         self.caller.base = target.serving.base.clone();
-        self.world = Arc::new(World {
-            db: self.db.clone(),
-            address: address_of(&target),
-            client: self.world.client.clone(),
-            tenant: self.world.tenant.clone(),
-            sizes: self.sizes,
-            hits: AtomicUsize::new(self.world.hits.load(Ordering::Relaxed)),
-        });
+        self.world = self.world_at(address_of(&target));
         self.target = Some(target);
     }
 
@@ -375,7 +389,7 @@ fn address_of(target: &Target) -> std::net::SocketAddr {
 }
 
 /// The catalogue, and routes that are forwarded to `upstream`.
-fn plans_before(upstream: &str) -> NamedTempFile {
+pub fn plans_before(upstream: &str) -> NamedTempFile {
     let mut file = NamedTempFile::new().unwrap();
     write!(
         file,

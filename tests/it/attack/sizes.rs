@@ -18,6 +18,9 @@ pub struct Sizes {
     /// `VCB_ATTACK_BARS=all`: latencies and memory afterwards are held, and each
     /// part is asked after each attack.
     pub holds_all: bool,
+    /// `VCB_ATTACK_ELSEWHERE=1`: attacks go to a server of nothing, to see what the
+    /// attackers themselves take of this machine.
+    pub elsewhere: bool,
 }
 
 fn number(name: &str, default: u64) -> u64 {
@@ -37,6 +40,7 @@ impl Sizes {
             quiet: millis("VCB_ATTACK_QUIET_MILLIS", 0),
             pace: millis("VCB_ATTACK_PACE_MILLIS", 25),
             holds_all: std::env::var("VCB_ATTACK_BARS").is_ok_and(|bars| bars == "all"),
+            elsewhere: number("VCB_ATTACK_ELSEWHERE", 0) > 0,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The catalogue lives: prices change, and customers keep what they bought.
 
+mod addons;
 mod allowance;
 mod changed_prices;
 mod codes;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::shop::Shop;
 use super::usage_at_changes::{change_in_stripe, charged};
-use crate::subscriptions::world::{DAY, SUBSCRIPTION};
+use crate::subscriptions::world::{DAY, SUBSCRIPTION, VISA};
 
 /// 45,000 over the 5,000 of the standard plan, at 0.10.
 const OVER: i64 = 450_000;
@@ -93,6 +93,104 @@ async fn an_item_that_is_replaced_at_the_same_price_is_charged() {
         shop.uses("agent_executions", "7").await;
         assert_eq!(shop.caught_up().await, (70, 70), "{by_way_of:?}");
     }
+}
+
+/// Another customer's newer subscription has a lower plan, and a price for the metric too.
+#[tokio::test]
+async fn usage_of_the_plan_is_charged_beside_a_newer_subscription_with_a_price_for_it() {
+    let mut shop = Shop::open(&[]).await;
+    let customer = shop.subscriber("enterprise").await;
+    let stripe = &shop.world.stripe;
+    let other = stripe.customer(VISA, None).await;
+    shop.world.adopt(&other).await;
+    // Stripe's times are whole seconds.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let mut fields = vec![("customer".to_owned(), other)];
+    for price in stripe.list("/v1/prices", &[("active", "true")]).await {
+        let key = price["lookup_key"].as_str().unwrap_or_default();
+        let is_fee = key == "valuecanvas_standard_monthly";
+        if is_fee || (key.contains("standard") && key.ends_with("agent_executions")) {
+            let name = format!("items[{}][price]", fields.len() - 1);
+            fields.push((name, price["id"].as_str().unwrap().to_owned()));
+        }
+    }
+    assert_eq!(fields.len(), 3, "{fields:?}");
+    let fields: Vec<(&str, &str)> = fields.iter().map(|(n, v)| (&**n, &**v)).collect();
+    stripe.post("/v1/subscriptions", &fields).await;
+    shop.world.settle().await;
+    assert_eq!(shop.world.plan().await.0, "enterprise");
+    shop.uses("agent_executions", "50100").await;
+    shop.report().await;
+    change_in_stripe(&shop, &customer, "standard").await;
+    shop.world.settle().await;
+    shop.world.settled_in_the_background().await;
+    shop.report().await;
+    assert_eq!(charged(&shop, &customer).await, [500]);
+}
+
+/// Stripe's event comes late: what was used meanwhile was used at the new price.
+#[tokio::test]
+async fn usage_since_a_change_that_is_heard_of_late_is_the_new_prices() {
+    for (metric, before, since, expected) in [
+        ("agent_executions", "5000", "2000", None),
+        ("agent_executions", "5010", "2000", Some(100)),
+        ("storage_gb", "100", "300", None),
+        ("storage_gb", "102", "300", Some(100)),
+    ] {
+        let mut shop = Shop::open(&[]).await;
+        let customer = shop.subscriber("standard").await;
+        shop.uses(metric, before).await;
+        shop.report().await;
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        shop.world.deliver_nothing().await;
+        change_in_stripe(&shop, &customer, "enterprise").await;
+        // Usage of the second in which items change may belong to either.
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        shop.uses(metric, since).await;
+        shop.world.deliver_again().await;
+        for event in shop.world.stripe.list("/v1/events", &[]).await {
+            let path = format!("/_sandbox/events/{}/resend", event["id"].as_str().unwrap());
+            shop.world.stripe.post(&path, &[]).await;
+        }
+        assert_eq!(shop.caught_up().await, (0, 0), "{metric} {before}");
+        assert_eq!(shop.world.plan().await.0, "enterprise");
+        let charged = charged(&shop, &customer).await;
+        assert_eq!(charged, Vec::from_iter(expected), "{metric} {before}");
+    }
+}
+
+/// Stripe shows ten items of a subscription.
+#[tokio::test]
+async fn a_price_that_changes_in_a_cut_list_is_charged() {
+    let mut shop = Shop::open(&[]).await;
+    let customer = shop.subscriber("standard").await;
+    let stripe = &shop.world.stripe;
+    let id = stripe.subscriptions(&customer).await[0]["id"].clone();
+    for n in 0..12 {
+        let price = stripe.price(&format!("addon{n}"), "100").await;
+        let price = price["id"].as_str().unwrap();
+        let fields = [("subscription", id.as_str().unwrap()), ("price", price)];
+        stripe.post("/v1/subscription_items", &fields).await;
+    }
+    shop.world.settle().await;
+    shop.world.settled_in_the_background().await;
+    let whole = "SELECT NOT has_more_items FROM billing_subscriptions";
+    assert_eq!(shop.world.service.db.value(whole).await, "true");
+    shop.uses("agent_executions", "50000").await;
+    shop.report().await;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let prices = shop.world.stripe.list("/v1/prices", &[("active", "true")]);
+    let other = prices.await.into_iter().find(|price| {
+        let key = price["lookup_key"].as_str();
+        key.is_some_and(|key| key.contains("enterprise_monthly_agent_executions"))
+    });
+    let item = shop.metered_item(&customer).await;
+    let other = other.unwrap()["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/subscription_items/{item}");
+    let fields = [("price", other.as_str())];
+    shop.world.stripe.post(&path, &fields).await;
+    shop.caught_up().await;
+    assert_eq!(charged(&shop, &customer).await, [OVER]);
 }
 
 #[tokio::test]

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::random_terms::plans;
 use super::shop::Shop;
+use crate::subscriptions::promotion_codes::{code, coupon, invoiced};
+use crate::subscriptions::world::{DAY, START};
 
 const PRICE: &str = "price = { amount = 9_900, currency = \"usd\", interval = \"month\", lookup_key = \"valuecanvas_standard_monthly\" }\n";
 const PRICES: &str = "prices = [
@@ -75,4 +78,40 @@ async fn usage_that_waits_to_be_charged_is_shown_beside_a_schedule() {
             "{tier}: {shown:#}"
         );
     }
+}
+
+#[tokio::test]
+async fn what_flexible_billing_credits_is_shown_before_it_is_charged() {
+    let mut shop = Shop::selling(plans("always_invoice", "always_invoice")).await;
+    let (customer, clock) = shop.customer_at(START).await;
+    let world = &shop.world;
+    let half = coupon(
+        &world.stripe,
+        &[("percent_off", "50"), ("duration", "once")],
+    )
+    .await;
+    code(&world.stripe, "HALF", &half, &[]).await;
+    // A fee by the year without usage is in classic billing.
+    let bought = json!({"planTier": "each", "interval": "year", "quantity": 10,
+                        "currency": "usd", "promotionCode": "HALF"});
+    shop.put(bought).await.ok();
+    world.stripe.advance(&clock, START + 30 * DAY).await;
+    world.settle().await;
+
+    // Usage by the month beside it is not.
+    let wish = json!({"planTier": "beside", "interval": "year", "quantity": 5, "when": "now"});
+    let quoted = async || {
+        let shown = shop.previewed(wish.clone()).await.ok();
+        let mut body = wish.clone();
+        body["previewToken"] = shown["previewToken"].clone();
+        (shown["dueNowAmountMinor"].as_i64().unwrap(), body)
+    };
+    let paid = invoiced(world, &customer).await;
+    let (classic, body) = quoted().await;
+    assert_eq!(shop.put(body).await.problem(), (409, "preview_stale"));
+    assert_eq!(invoiced(world, &customer).await, paid);
+    let (flexible, body) = quoted().await;
+    assert_ne!(classic, flexible);
+    shop.put(body).await.ok();
+    assert_eq!(invoiced(world, &customer).await - paid, flexible);
 }

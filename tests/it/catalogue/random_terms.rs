@@ -139,6 +139,7 @@ impl Wish {
             interval: self.interval,
             currency: self.currency,
             quantity: self.seats,
+            addons: None,
         }
     }
 }

@@ -7,7 +7,9 @@ use valuecanvas_billing::catalogue::OverLimit;
 
 use super::shop::Shop;
 use crate::metering::tenant::Tenant;
-use crate::subscriptions::world::DAY;
+use crate::subscriptions::world::{DAY, PREVIEW};
+use crate::support::TestService;
+use crate::support::service::Options;
 
 /// 45,000 over the 5,000 of the standard plan, at 0.10.
 const OVER: i64 = 450_000;
@@ -384,6 +386,40 @@ async fn replayed_and_late_events_charge_nothing_again() {
     shop.world.settle().await;
     assert_eq!(charged(&shop, &customer).await, [OVER]);
     assert_eq!(overage(&shop, &customer).await, (0, 0));
+}
+
+#[tokio::test]
+async fn previews_that_are_read_together_charge_each_its_own_usage() {
+    let mut shop = Shop::open(&[]).await;
+    let mut asked = Vec::new();
+    for over in [0_i64, 300, 45_000] {
+        shop.subscriber("standard").await;
+        shop.uses("agent_executions", &(5_000 + over).to_string())
+            .await;
+        asked.push((shop.world.token.clone(), over));
+    }
+    // Without a key, the local engine answers.
+    let options = Options {
+        workers: 0,
+        plans_file: Some(shop.path()),
+        ..Options::default()
+    };
+    let mut local = TestService::beside_with(&shop.world.service, options).await;
+    let previews = asked.iter().cycle().take(60).map(|(token, over)| {
+        let url = format!("{}{PREVIEW}", local.base);
+        let request = local.client.post(url).bearer_auth(token);
+        let request = request.json(&json!({"planTier": "enterprise"}));
+        async move {
+            let preview: Value = request.send().await.unwrap().json().await.unwrap();
+            (preview, *over)
+        }
+    });
+    for (preview, over) in futures_util::future::join_all(previews).await {
+        assert_eq!(preview["source"], "local", "{preview:#}");
+        let charged = usage_line(&preview).map(|line| line["amount"].as_i64().unwrap());
+        assert_eq!(charged, (over > 0).then_some(over * 10), "{preview:#}");
+    }
+    local.stop().await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use valuecanvas_billing::stripe::client::Params;
 
 use crate::stripe::Stripe;
 use crate::support::TestDatabase;
-use crate::support::program::{Ran, program_on, run};
+use crate::support::program::{Ran, program_on, program_with_stripe, run, run_beside};
 
 /// An account with as many events as customers, and more than a page of them.
 async fn account() -> Stripe {
@@ -23,14 +23,8 @@ async fn account() -> Stripe {
 
 async fn backfill(db: &TestDatabase, stripe: &Stripe, arguments: &[&str]) -> Ran {
     let arguments = [&["webhooks", "backfill"], arguments].concat();
-    let mut command = program_on(db, &arguments);
-    command
-        .env("STRIPE_SECRET_KEY", "sk_test_secret")
-        .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
-        .env("STRIPE_API_BASE", stripe.sandbox.url());
-    tokio::task::spawn_blocking(move || run(&mut command))
-        .await
-        .unwrap()
+    let command = program_with_stripe(db, &stripe.sandbox.url(), &arguments);
+    run_beside(command).await
 }
 
 fn counts(ran: &Ran) -> [u64; 3] {
@@ -74,14 +68,12 @@ async fn one_fault_is_repeated_away_and_an_outage_is_told() {
         "one fault is repeated away"
     );
 
-    let mut command = program_on(&db, &["webhooks", "backfill", "--since", "2h"]);
-    command
-        .env("STRIPE_SECRET_KEY", "sk_test_secret")
-        .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
-        .env("STRIPE_API_BASE", "http://127.0.0.1:1");
-    let ran = tokio::task::spawn_blocking(move || run(&mut command))
-        .await
-        .unwrap();
+    let command = program_with_stripe(
+        &db,
+        "http://127.0.0.1:1",
+        &["webhooks", "backfill", "--since", "2h"],
+    );
+    let ran = run_beside(command).await;
     assert_eq!(ran.status, 3, "{}", ran.stderr);
     assert!(ran.stderr.contains("cannot be reached"), "{}", ran.stderr);
 }

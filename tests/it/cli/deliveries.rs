@@ -11,7 +11,7 @@ use crate::stripe::Stripe;
 use crate::support::TestDatabase;
 use crate::support::TestService;
 use crate::support::events::{event, sign, subscription};
-use crate::support::program::{Ran, program_on, run, run_on};
+use crate::support::program::{Ran, program_on, program_with_stripe, run_beside, run_on};
 use crate::support::service::{Options, WEBHOOKS, processor};
 use crate::support::serving::{Serving, entries};
 use crate::webhooks::workbench::rows;
@@ -24,9 +24,7 @@ async fn doctor(db: &TestDatabase, stripe: Option<&Stripe>) -> Ran {
             .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
             .env("STRIPE_API_BASE", stripe.sandbox.url());
     }
-    tokio::task::spawn_blocking(move || run(&mut command))
-        .await
-        .unwrap()
+    run_beside(command).await
 }
 
 fn verdict(ran: &Ran, name: &str) -> Value {
@@ -129,14 +127,12 @@ async fn a_wrong_secret_is_seen() {
 async fn what_was_backfilled_was_not_delivered() {
     let (service, stripe) = (TestService::intake_only().await, Stripe::start().await);
     stripe.post("/v1/customers", &[("name", "Ada")]).await;
-    let mut backfill = program_on(&service.db, &["webhooks", "backfill", "--since", "2h"]);
-    backfill
-        .env("STRIPE_SECRET_KEY", "sk_test_secret")
-        .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
-        .env("STRIPE_API_BASE", stripe.sandbox.url());
-    let ran = tokio::task::spawn_blocking(move || run(&mut backfill))
-        .await
-        .unwrap();
+    let backfill = program_with_stripe(
+        &service.db,
+        &stripe.sandbox.url(),
+        &["webhooks", "backfill", "--since", "2h"],
+    );
+    let ran = run_beside(backfill).await;
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     assert_eq!(service.db.count("webhook_events").await, 1);
     let ran = doctor(&service.db, Some(&stripe)).await;

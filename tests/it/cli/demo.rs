@@ -218,11 +218,75 @@ async fn what_the_demo_prints_works_and_nothing_of_it_stays() {
     );
 }
 
+#[tokio::test]
+async fn its_operator_has_a_password_of_one_run_and_is_disabled_by_serve() {
+    let operator = |demo: &Demo| {
+        let report: Value = serde_json::from_str(&status(&demo.data_dir(), "json")).unwrap();
+        let password = report["demo"]["operatorPassword"].as_str().unwrap();
+        json!({"email": report["demo"]["operator"], "password": password})
+    };
+    let log_in = async |address: &str, login: &Value| {
+        let url = format!("{address}/api/auth/login");
+        let client = http_client::direct_client().unwrap();
+        let answer = client.post(url).json(login).send().await.unwrap();
+        answer.status().as_u16()
+    };
+    let mut first = Demo::start();
+    let data_dir = first.data_dir();
+    let before = operator(&first);
+    assert_eq!(log_in(first.printed("API  "), &before).await, 200);
+    first.terminate();
+    first.child.wait().unwrap();
+    let mut second = Demo::start_in(&data_dir);
+    let now = operator(&second);
+    assert_eq!(log_in(second.printed("API  "), &before).await, 401);
+    assert_eq!(log_in(second.printed("API  "), &now).await, 200);
+    second.terminate();
+    second.child.wait().unwrap();
+
+    let mut serve = program(&["serve"])
+        .env("DATA_DIR", &data_dir)
+        .env("LISTEN_ADDR", "127.0.0.1:0")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let disabled = || {
+        let listed = program(&["users", "list", "--json"])
+            .env("DATA_DIR", &data_dir)
+            .output()
+            .unwrap();
+        let users: Value = serde_json::from_slice(&listed.stdout).unwrap_or_default();
+        let users = users.as_array().cloned().unwrap_or_default();
+        users.iter().any(|user| {
+            user["email"] == "demo-operator@example.com" && !user["disabledAt"].is_null()
+        })
+    };
+    let mut seen = false;
+    for _ in 0..120 {
+        seen = disabled();
+        if seen {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let pid = Pid::from_child(&serve);
+    kill_process(pid, Signal::TERM).unwrap();
+    serve.wait().unwrap();
+    assert!(seen, "serve disables it");
+}
+
 #[test]
 fn status_shows_how_to_use_a_running_demo() {
     let mut demo = Demo::start();
     let data_dir = demo.data_dir();
     let address = demo.printed("API  ").to_owned();
+    let console = format!("{address}/console");
+    let signing_in = demo.printed("Console  ").to_owned();
+    let signing_in = signing_in
+        .strip_prefix(&format!("{console} (demo-operator@example.com / "))
+        .unwrap();
+    let operator_password = signing_in.strip_suffix(')').unwrap();
     let (login, key) = (demo.printed("Login  "), demo.printed("API key  "));
     let (email, password) = login.split_once(" / ").unwrap();
 
@@ -232,6 +296,9 @@ fn status_shows_how_to_use_a_running_demo() {
     }
     let report: Value = serde_json::from_str(&status(&data_dir, "json")).unwrap();
     for (field, value) in [
+        ("console", &*console),
+        ("operator", "demo-operator@example.com"),
+        ("operatorPassword", operator_password),
         ("url", &*address),
         ("email", email),
         ("password", password),

@@ -4,7 +4,7 @@ use serde_json::Value;
 use valuecanvas_billing::projection::{HANDLED_TYPES, MAIN_TYPES};
 
 use crate::stripe::Stripe;
-use crate::support::program::{Ran, program_on, run};
+use crate::support::program::{Ran, program_on, program_with_stripe, run, run_beside};
 use crate::support::{TestDatabase, TestService};
 
 async fn examine(db: &TestDatabase, stripe: Option<&Stripe>, command: &[&'static str]) -> Ran {
@@ -15,9 +15,7 @@ async fn examine(db: &TestDatabase, stripe: Option<&Stripe>, command: &[&'static
             .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
             .env("STRIPE_API_BASE", stripe.sandbox.url());
     }
-    tokio::task::spawn_blocking(move || run(&mut program))
-        .await
-        .unwrap()
+    run_beside(program).await
 }
 
 /// The verdict on one thing, and whether it says what to do.
@@ -122,14 +120,8 @@ async fn without_a_key_stripe_is_left_out() {
 #[tokio::test]
 async fn stripe_out_of_reach_is_a_failure_that_shows_no_key() {
     let db = TestDatabase::new().await;
-    let mut program = program_on(&db, DOCTOR);
-    program
-        .env("STRIPE_SECRET_KEY", "sk_test_secret")
-        .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
-        .env("STRIPE_API_BASE", "http://127.0.0.1:1");
-    let ran = tokio::task::spawn_blocking(move || run(&mut program))
-        .await
-        .unwrap();
+    let program = program_with_stripe(&db, "http://127.0.0.1:1", DOCTOR);
+    let ran = run_beside(program).await;
     assert_eq!((ran.status, verdict(&ran, "stripe key")), (1, failed()));
     assert!(!ran.stdout.contains("sk_test_secret") && !ran.stderr.contains("sk_test_secret"));
 }
@@ -241,9 +233,9 @@ async fn the_running_service_is_asked_as_stripe_asks_it() {
     let at = |url: String| {
         let mut program = program_on(&service.db, DOCTOR);
         program.args(["--url", &url]);
-        tokio::task::spawn_blocking(move || run(&mut program))
+        run_beside(program)
     };
-    let found = at(service.base.clone()).await.unwrap();
+    let found = at(service.base.clone()).await;
     assert_eq!(verdict(&found, "service"), ok());
     assert_eq!(verdict(&found, "signatures"), ok());
     let counted = "stripe_webhook_deliveries_total{result=\"signature_missing\"}";
@@ -252,10 +244,10 @@ async fn the_running_service_is_asked_as_stripe_asks_it() {
         0,
         "doctor's own try is no delivery"
     );
-    let elsewhere = at(format!("{}/elsewhere", service.base)).await.unwrap();
+    let elsewhere = at(format!("{}/elsewhere", service.base)).await;
     assert_eq!(verdict(&elsewhere, "service"), failed());
     assert_eq!(verdict(&elsewhere, "signatures"), failed());
-    let nowhere = at("http://127.0.0.1:1".to_owned()).await.unwrap();
+    let nowhere = at("http://127.0.0.1:1".to_owned()).await;
     assert_eq!(
         (nowhere.status, verdict(&nowhere, "service")),
         (1, failed())
@@ -272,19 +264,19 @@ async fn secrets_with_white_space_and_keys_of_two_modes_are_found() {
             .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
             .env("STRIPE_PUBLISHABLE_KEY", publishable)
             .env("STRIPE_API_BASE", "http://127.0.0.1:1");
-        tokio::task::spawn_blocking(move || run(&mut program))
+        run_beside(program)
     };
-    let clean = with("sk_test_x", "pk_test_x").await.unwrap();
+    let clean = with("sk_test_x", "pk_test_x").await;
     assert_eq!(verdict(&clean, "secrets"), ok());
     assert_eq!(verdict(&clean, "configuration"), ok());
-    let padded = with("sk_test_x ", "pk_test_x").await.unwrap();
+    let padded = with("sk_test_x ", "pk_test_x").await;
     assert_eq!(verdict(&padded, "secrets"), warning());
     assert!(
         padded.stdout.contains("STRIPE_SECRET_KEY"),
         "{}",
         padded.stdout
     );
-    let mixed = with("sk_live_x", "pk_test_x").await.unwrap();
+    let mixed = with("sk_live_x", "pk_test_x").await;
     assert_eq!(verdict(&mixed, "configuration"), failed());
 }
 

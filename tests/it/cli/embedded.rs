@@ -14,7 +14,7 @@ use crate::cli::demo::Demo;
 use crate::support::program::{Ran, program, run};
 
 /// Commands that work without a database.
-const WITHOUT: [&str; 8] = [
+const WITHOUT: [&str; 9] = [
     // These start one, or are told of it.
     "serve",
     "demo",
@@ -22,6 +22,7 @@ const WITHOUT: [&str; 8] = [
     "sandbox",
     "openapi",
     "completions",
+    "events types",
     // They remember in the database what they find, if there is one.
     "plans list",
     "plans sync",
@@ -48,6 +49,7 @@ const COMMANDS: &[&[&str]] = &[
     &["usage", "alerts"],
     &["webhooks", "backfill", "--since", "1h"],
     &["subscriptions", "reconcile"],
+    &["import", "stripe", "--dry-run"],
     &["organizations", "list"],
     &["organizations", "create", "--name", "Acme"],
     &["users", "list"],
@@ -72,6 +74,7 @@ const COMMANDS: &[&[&str]] = &[
     &["plans", "versions"],
     &["plans", "diff"],
     &["plans", "migrate", "--plan", "standard", "--to", "1"],
+    &["explain", "evt_1"],
     &["features", "list", "--organization", ORGANIZATION],
     &[
         "features",
@@ -113,6 +116,13 @@ const COMMANDS: &[&[&str]] = &[
         ORGANIZATION,
     ],
     &[
+        "organizations",
+        "unlink-customer",
+        "--stripe-customer",
+        "cus_1",
+        ORGANIZATION,
+    ],
+    &[
         "api-keys",
         "create",
         "--organization",
@@ -135,7 +145,33 @@ const COMMANDS: &[&[&str]] = &[
         "--generate-password",
     ],
     &["users", "disable", "--email", "a@b.example"],
+    &["usage", "rejected"],
     &["retention", "run"],
+    &[
+        "events",
+        "endpoints",
+        "create",
+        "--url",
+        "https://app.example.com/",
+    ],
+    &["events", "endpoints", "list"],
+    &["events", "endpoints", "rotate", ORGANIZATION],
+    &["events", "endpoints", "disable", ORGANIZATION],
+    &["events", "endpoints", "enable", ORGANIZATION],
+    &["events", "endpoints", "remove", ORGANIZATION],
+    &["events", "endpoints", "test", ORGANIZATION],
+    &["events", "deliveries", "list"],
+    &["events", "deliveries", "resend", ORGANIZATION],
+    &[
+        "events",
+        "deliveries",
+        "recover",
+        "--endpoint",
+        ORGANIZATION,
+        "--since",
+        "2026-01-01T00:00:00Z",
+    ],
+    &["events", "listen", "--forward-to", "http://localhost:3000/"],
 ];
 
 const ORGANIZATION: &str = "5a3b1e00-0000-7000-8000-000000000001";

@@ -2,19 +2,13 @@
 
 use serde_json::json;
 
-use crate::subscriptions::world::{KEY, VISA, World};
-use crate::support::program::{Ran, program_on, run};
+use crate::subscriptions::world::{VISA, World};
+use crate::support::program::{Ran, program_on, program_with_stripe, run, run_beside};
 use crate::support::{TestService, events};
 
 async fn ran(world: &World, arguments: &[&str]) -> Ran {
-    let mut command = program_on(&world.service.db, arguments);
-    command
-        .env("STRIPE_SECRET_KEY", KEY)
-        .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
-        .env("STRIPE_API_BASE", world.stripe.sandbox.url());
-    tokio::task::spawn_blocking(move || run(&mut command))
-        .await
-        .unwrap()
+    let command = program_with_stripe(&world.service.db, &world.stripe.sandbox.url(), arguments);
+    run_beside(command).await
 }
 
 /// An organization that had a subscription and a card, which Stripe still has.

@@ -10,7 +10,7 @@ use valuecanvas_billing::tenancy::auth::Permission;
 use crate::metering::tenant::Tenant;
 use crate::subscriptions::world::{VISA, World};
 use crate::support::events::{event, subscription};
-use crate::support::program::{Ran, program_on, run, run_on};
+use crate::support::program::{Ran, run_on};
 use crate::support::service::Options;
 use crate::support::{TestDatabase, TestService};
 
@@ -189,10 +189,10 @@ async fn until(service: &TestService, kind: &str, found: i64) {
 async fn unclaimed_events_are_counted_and_many_of_them_are_told_of() {
     let db = TestDatabase::new().await;
     let found = |n: usize| {
-        let mut command = program_on(&db, &["doctor", "--json"]);
         let verdict = if n > 100_000 { "warning" } else { "ok" };
-        tokio::task::spawn_blocking(move || {
-            let check = check(&run(&mut command), "unclaimed events");
+        let examined = run_on(&db, &["doctor", "--json"]);
+        async move {
+            let check = check(&examined.await, "unclaimed events");
             assert_eq!(check["verdict"], verdict, "{check:#}");
             assert!(
                 check["detail"]
@@ -200,15 +200,15 @@ async fn unclaimed_events_are_counted_and_many_of_them_are_told_of() {
                     .unwrap()
                     .starts_with(&n.to_string())
             );
-        })
+        }
     };
-    found(0).await.unwrap();
+    found(0).await;
     for (from, to) in [(1, 1), (2, 100_001)] {
         db.execute(&format!(
             "INSERT INTO webhook_unclaimed_events (bucket, stripe_event_id, waiting_for)
              SELECT 1, 'evt_' || n, 'cus_nobody' FROM generate_series({from}, {to}) n"
         ))
         .await;
-        found(to).await.unwrap();
+        found(to).await;
     }
 }

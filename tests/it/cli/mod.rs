@@ -8,6 +8,7 @@ mod doctor;
 mod embedded;
 mod erased;
 mod errors;
+mod explain;
 mod findings;
 mod named;
 mod organizations;

@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 use valuecanvas_billing::tenancy::auth::Role;
 
-use crate::subscriptions::world::{KEY, VISA, World};
+use crate::subscriptions::world::{VISA, World};
 use crate::support::events;
-use crate::support::program::{Ran, program_on, run, run_on};
+use crate::support::program::{Ran, program_with_stripe, run_beside, run_on};
 use crate::support::{TestDatabase, TestService};
 
 async fn organizations(db: &TestDatabase, arguments: &[&str]) -> Ran {
@@ -196,14 +196,8 @@ async fn erasure_leaves_money_and_the_chain_and_nobodys_name() {
         "--stripe",
         "--json",
     ];
-    let mut command = program_on(db, &arguments);
-    command
-        .env("STRIPE_SECRET_KEY", KEY)
-        .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
-        .env("STRIPE_API_BASE", world.stripe.sandbox.url());
-    let again = tokio::task::spawn_blocking(move || run(&mut command))
-        .await
-        .unwrap();
+    let command = program_with_stripe(db, &world.stripe.sandbox.url(), &arguments);
+    let again = run_beside(command).await;
     assert_eq!(
         (again.status, &again.json()["again"]),
         (0, &Value::Bool(true)),
@@ -291,9 +285,25 @@ async fn no_table_has_personal_data_of_an_erased_organization() {
                       "livemode": false, "metadata": {}, "created": 1_767_225_600,
                       "card": {"brand": "visa", "last4": "7391", "exp_month": 1, "exp_year": 2031,
                                "funding": "credit", "country": "SM"}});
-    let event = events::event("evt_card", "payment_method.attached", 1_767_225_601, card);
+    let event = events::event(
+        "evt_card",
+        "payment_method.attached",
+        1_767_225_601,
+        card.clone(),
+    );
     service.deliver(&event).await;
     service.settle().await;
+    // An entry has what was there before as well.
+    let event = events::event("evt_again", "payment_method.updated", 1_767_225_602, card);
+    service.deliver(&event).await;
+    service.settle().await;
+
+    // What is applied again changes nothing, and is no entry.
+    let entries = "billing_audit_log WHERE resource_type = 'payment_method'";
+    assert_eq!(db.count(entries).await, 2);
+    let replayed = run_on(db, &["webhooks", "replay", "evt_again"]).await;
+    assert_eq!(replayed.status, 0, "{}", replayed.stderr);
+    assert_eq!(db.count(entries).await, 2);
 
     // Each is somewhere before, and nowhere afterwards.
     let personal = [
@@ -331,14 +341,12 @@ async fn a_customer_is_linked_if_stripe_has_it_and_who_still_pays_is_said() {
     world.settle().await;
     let id = world.organization.to_string();
     let asked = async |arguments: &[&str]| {
-        let mut command = program_on(db, &[&["organizations"], arguments].concat());
-        command
-            .env("STRIPE_SECRET_KEY", KEY)
-            .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
-            .env("STRIPE_API_BASE", world.stripe.sandbox.url());
-        tokio::task::spawn_blocking(move || run(&mut command))
-            .await
-            .unwrap()
+        let command = program_with_stripe(
+            db,
+            &world.stripe.sandbox.url(),
+            &[&["organizations"], arguments].concat(),
+        );
+        run_beside(command).await
     };
     let deleted = world.stripe.customer(VISA, None).await;
     let path = format!("/v1/customers/{deleted}");
@@ -373,16 +381,59 @@ async fn a_customer_is_linked_if_stripe_has_it_and_who_still_pays_is_said() {
         0
     );
     for (more, status) in [(&[][..], 1), (&["--apply"], 0), (&[], 0)] {
-        let mut command = program_on(db, &[&["subscriptions", "reconcile"], more].concat());
-        command
-            .env("STRIPE_SECRET_KEY", KEY)
-            .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
-            .env("STRIPE_API_BASE", world.stripe.sandbox.url());
-        let ran = tokio::task::spawn_blocking(move || run(&mut command))
-            .await
-            .unwrap();
+        let command = program_with_stripe(
+            db,
+            &world.stripe.sandbox.url(),
+            &[&["subscriptions", "reconcile"], more].concat(),
+        );
+        let ran = run_beside(command).await;
         assert_eq!(ran.status, status, "{more:?}: {}{}", ran.stdout, ran.stderr);
     }
+}
+
+#[tokio::test]
+async fn the_link_to_a_superseded_customer_is_taken_back_unless_money_hangs_on_it() {
+    let world = World::start().await;
+    let first = world.customer(VISA).await;
+    world.create("standard").await.ok();
+    world.settle().await;
+    let db = &world.service.db;
+    let id = db.value("SELECT id FROM organizations").await;
+    let customer = async |verb: &'static str, of: &str, customer: &str| {
+        organizations(db, &[verb, of, "--stripe-customer", customer, "--json"]).await
+    };
+    let refused = async |unlinked: &str, why: &str| {
+        let ran = customer("unlink-customer", &id, unlinked).await;
+        assert_eq!(ran.status, 1, "{}", ran.stdout);
+        assert!(ran.stderr.contains(why), "{}", ran.stderr);
+    };
+    refused(&first, "link another one first").await;
+    refused("cus_nobody", "is not linked").await;
+    let second = world.stripe.customer(VISA, None).await;
+    assert_eq!(customer("link-customer", &id, &second).await.status, 0);
+    refused(&first, "runs on the Stripe customer").await;
+    db.execute("UPDATE billing_subscriptions SET status = 'canceled'")
+        .await;
+    db.execute("UPDATE billing_invoices SET status = 'open'")
+        .await;
+    refused(&first, "is open").await;
+    db.execute("UPDATE billing_invoices SET status = 'paid'")
+        .await;
+    let ran = customer("unlink-customer", &id, &first).await;
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert_eq!(ran.json(), json!({"id": id, "stripeCustomerId": first}));
+    refused(&first, "is not linked").await;
+    assert_eq!(
+        db.value("SELECT string_agg(stripe_customer_id, ' ') FROM billing_customers")
+            .await,
+        second
+    );
+    let entries = "billing_audit_log WHERE action = 'customer_unlinked'";
+    assert_eq!(db.count(entries).await, 1);
+    assert_eq!(run_on(db, &["audit", "verify"]).await.status, 0);
+    // Another organization may have it now.
+    let made = ["create", "--name", "Another", "--stripe-customer", &first];
+    assert_eq!(organizations(db, &made).await.status, 0);
 }
 
 /// The tables of which any row has `text` anywhere.

@@ -4,22 +4,20 @@ use serde_json::Value;
 
 use crate::catalogue::shop::Shop;
 use crate::subscriptions::world::START;
-use crate::support::program::{Ran, program_on, run};
+use crate::support::program::{Ran, program_with_stripe, run_beside};
 
 const RAISED: (&str, &str) = ("amount = 9_900", "amount = 10_900");
 const RAISED_RATE: (&str, &str) = ("overage_rate = \"0.001\"", "overage_rate = \"0.002\"");
 
 async fn plans(shop: &Shop, arguments: &[&str]) -> Ran {
     let arguments = [&["plans"], arguments, &["--json"]].concat();
-    let mut command = program_on(&shop.world.service.db, &arguments);
-    command
-        .env("STRIPE_SECRET_KEY", "sk_test_secret")
-        .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
-        .env("STRIPE_API_BASE", shop.world.stripe.sandbox.url())
-        .env("PLANS_FILE", shop.path());
-    tokio::task::spawn_blocking(move || run(&mut command))
-        .await
-        .unwrap()
+    let mut command = program_with_stripe(
+        &shop.world.service.db,
+        &shop.world.stripe.sandbox.url(),
+        &arguments,
+    );
+    command.env("PLANS_FILE", shop.path());
+    run_beside(command).await
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::stripe::Stripe;
 use crate::support::TestDatabase;
-use crate::support::program::{Ran, program, program_on, run};
+use crate::support::program::{Ran, program, program_with_stripe, run, run_beside};
 
 async fn sync(stripe: &Stripe, plans: Option<&str>, arguments: &[&str]) -> Ran {
     let arguments = [&["plans", "sync", "--json"], arguments].concat();
@@ -16,9 +16,7 @@ async fn sync(stripe: &Stripe, plans: Option<&str>, arguments: &[&str]) -> Ran {
     if let Some(plans) = plans {
         command.env("PLANS_FILE", plans);
     }
-    tokio::task::spawn_blocking(move || run(&mut command))
-        .await
-        .unwrap()
+    run_beside(command).await
 }
 
 /// How many steps of each action a run reports.
@@ -165,16 +163,12 @@ async fn sync_refuses_a_file_without_plans_that_organizations_have() {
     let (db, stripe) = (TestDatabase::new().await, Stripe::start().await);
     db.organization("cus_1").await;
     let sync = || {
-        let mut command = program_on(&db, &["plans", "sync", "--json"]);
-        command
-            .env("STRIPE_SECRET_KEY", "sk_test_secret")
-            .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
-            .env("STRIPE_API_BASE", stripe.sandbox.url());
-        tokio::task::spawn_blocking(move || run(&mut command))
+        let command = program_with_stripe(&db, &stripe.sandbox.url(), &["plans", "sync", "--json"]);
+        run_beside(command)
     };
     db.execute("UPDATE organizations SET plan_tier = 'bronze', name = 'Acme'")
         .await;
-    let refused = sync().await.unwrap();
+    let refused = sync().await;
     assert_eq!(refused.status, 2, "{}", refused.stderr);
     let told = "PLANS_FILE lacks plans that organizations have: bronze: 1 organization: Acme (";
     assert!(refused.stderr.contains(told), "{}", refused.stderr);
@@ -182,12 +176,12 @@ async fn sync_refuses_a_file_without_plans_that_organizations_have() {
 
     db.execute("UPDATE organizations SET plan_tier = 'free'")
         .await;
-    assert_eq!(actions(&sync().await.unwrap()), [ALL, 0, 0]);
+    assert_eq!(actions(&sync().await), [ALL, 0, 0]);
     assert_eq!(db.count("billing_prices").await, 11);
     assert_eq!(db.count("plan_versions").await, 3);
     // Who cannot be asked cannot remember what is made, either.
     db.execute("ALTER TABLE organizations RENAME TO elsewhere")
         .await;
-    let refused = sync().await.unwrap();
+    let refused = sync().await;
     assert_eq!(refused.status, 1, "{}", refused.stderr);
 }

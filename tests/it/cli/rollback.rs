@@ -28,6 +28,12 @@ async fn what_holds_rows_is_not_dropped_without_consent_and_a_fresh_backup() {
     tenant.consume(&service, "api_calls", 7).await.ok();
     service.stop().await;
     let db = &service.db;
+    // Its connections close on this runtime, which the commands below hold up.
+    let sessions = "pg_stat_activity WHERE datname = current_database()
+                      AND application_name = 'valuecanvas-billing' AND pid <> pg_backend_pid()";
+    while db.count(sessions).await > 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     let entries = db.count("billing_audit_log").await;
     assert!(entries > 0);
 

@@ -11,6 +11,8 @@ use crate::support::serving::{Serving, serve_on};
 /// Nothing listens there: what touches it ends with status 3.
 const NOWHERE: &str = "postgresql://billing_service:hunter2@127.0.0.1:1/billing";
 
+const JWKS: &str = "https://id.example.com/jwks";
+
 fn run_with(arguments: &[&str], settings: &[(&str, &str)]) -> Ran {
     let mut command = program(arguments);
     command.env("DATABASE_URL", NOWHERE);
@@ -91,6 +93,12 @@ fn a_malformed_setting_is_one_line_that_names_it() {
         (serve, "USAGE_RATE_LIMIT_PER_MINUTE", "many"),
         (serve, "CORS_ALLOWED_ORIGINS", "*"),
         (serve, "CORS_ALLOWED_ORIGINS", "https://a.example/path"),
+        (serve, "AUTH_JWKS_URL", "jwks"),
+        (serve, "APPLICATION_URL", "app.example.com"),
+        (serve, "APPLICATION_URL", "https://me:hunter2@app.example"),
+        (serve, "ALLOWED_RETURN_ORIGINS", "https://a.example/path"),
+        (serve, "ALLOWED_RETURN_ORIGINS", "https://a.example,*"),
+        (serve, "PUBLIC_URL", "javascript:alert(1)"),
         (serve, "WEBHOOK_TOLERANCE_SECONDS", "0"),
         (serve, "WEBHOOK_TOLERANCE_SECONDS", "5m"),
         (retry, "PUSHGATEWAY_URL", "localhost:9091"),
@@ -132,6 +140,25 @@ fn settings_that_contradict_each_other_are_refused() {
         (
             "STRIPE_WEBHOOK_SECRET",
             vec![("STRIPE_WEBHOOK_SECRET_FILE", empty)],
+        ),
+        ("AUTH_ISSUER", vec![("AUTH_JWKS_URL", JWKS)]),
+        (
+            "AUTH_JWKS_URL",
+            vec![("AUTH_ISSUER", "https://id"), ("AUTH_AUDIENCE", "billing")],
+        ),
+        (
+            "AUTH_AUDIENCE",
+            vec![("AUTH_JWKS_URL", JWKS), ("AUTH_ISSUER", "https://id")],
+        ),
+        ("AUTH_JWKS_URL", vec![("AUTH_ROLES", "admin=owner")]),
+        (
+            "AUTH_ROLES",
+            vec![
+                ("AUTH_JWKS_URL", JWKS),
+                ("AUTH_ISSUER", "https://id"),
+                ("AUTH_AUDIENCE", "billing"),
+                ("AUTH_ROLES", "admin=operator"),
+            ],
         ),
         ("STRIPE_SECRET_KEY", vec![("STRIPE_SECRET_KEY_FILE", file)]),
         ("DATABASE_URL", vec![("DATABASE_URL_FILE", file)]),

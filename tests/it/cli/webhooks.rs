@@ -267,7 +267,12 @@ async fn a_trigger_is_signed_sent_and_processed() {
     }
     // What somebody should hear of is in it, too.
     let alerts = crate::support::serving::entries(&log, "Billing alert raised");
-    for kind in ["charge_refunded", "payment_disputed", "customer_deleted"] {
+    for kind in [
+        "charge_refunded",
+        "refund_failed",
+        "payment_disputed",
+        "customer_deleted",
+    ] {
         let told = alerts.iter().filter(|entry| entry["kind"] == kind);
         assert_eq!(told.count(), 1, "{kind}: {log}");
     }

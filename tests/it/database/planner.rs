@@ -187,6 +187,40 @@ async fn credentials_are_found_by_plans_made_while_there_were_few() {
     assert_eq!(read_whole(&mut by_key, &queries, &tables).await, 0);
 }
 
+#[tokio::test]
+async fn previews_are_made_by_plans_made_while_there_was_little() {
+    let db = TestDatabase::new().await;
+    db.organization("cus_1").await;
+    db.execute(FIRST_USE).await;
+    db.execute("ANALYZE").await;
+    let the = |folder, part: &str| {
+        let mut queries = recorded(folder);
+        queries.retain(|(query, _)| query.contains(part));
+        assert_eq!(queries.len(), 1, "{part}");
+        queries.remove(0)
+    };
+    let queries = [
+        the("src/subscriptions", r#"AS "customer_discounted!""#),
+        the("src/projection", "AS k(organization_id, subscription_id)"),
+        the(
+            "src/metering/reports",
+            "A subscription that ends as scheduled",
+        ),
+    ];
+    let tables = [
+        "organizations",
+        "usage_totals",
+        "usage_quotas",
+        "billing_subscriptions",
+        "billing_customers",
+        "billing_applied_events",
+    ];
+    let mut planned = session(&db, &[planner::PLAN_ONCE]).await;
+    assert!(read_whole(&mut planned, &queries, &tables).await > 0);
+    let mut by_key = session(&db, &[planner::PLAN_ONCE, planner::JOIN_BY_KEY]).await;
+    assert_eq!(read_whole(&mut by_key, &queries, &tables).await, 0);
+}
+
 /// Row-level security asks for the organization of each row: as an expression,
 /// not as a call, which took longer than many of the rows.
 #[tokio::test]

@@ -20,7 +20,7 @@ async fn every_right_that_the_migrations_grant_is_looked_for() {
         &db,
         "SELECT format('%s %s %s', grantee::regrole, privilege_type, relname)
            FROM pg_class, aclexplode(relacl)
-          WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
+          WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v') AND NOT relispartition
             AND grantee::regrole::text IN ('billing_app', 'billing_worker')",
     )
     .await;

@@ -49,6 +49,24 @@ pub const ROWS: &[(&str, &str)] = &[
          VALUES ({org}, '{key}', now(), 80, gen_random_uuid(), now(), 8, 10, now(), now())",
     ),
     (
+        "outbound_changes",
+        "(organization_id, id, first_entry, last_entry) VALUES ({org}, md5('{key}')::uuid, 1, 1)",
+    ),
+    ("outbound_streams", "(organization_id) VALUES ({org})"),
+    (
+        "outbound_events",
+        "(organization_id, sequence, id, event_type, body)
+         VALUES ({org}, 1 + abs(hashtext('{key}')), md5('{key}')::uuid, 'plan.changed', '{}')",
+    ),
+    (
+        "outbound_deliveries",
+        "(organization_id, endpoint_id, sequence) VALUES ({org}, md5('{key}')::uuid, 1)",
+    ),
+    (
+        "outbound_lanes",
+        "(organization_id, endpoint_id) VALUES ({org}, md5('{key}')::uuid)",
+    ),
+    (
         "usage_reports",
         "(organization_id, identifier, metric, period_start, stripe_customer_id, event_name, units, at, created_at)
          VALUES ({org}, '{key}', 'api_calls', now(), 'cus', 'valuecanvas_api_calls', 1, now(), now())",
@@ -130,6 +148,11 @@ pub const ROWS: &[(&str, &str)] = &[
          VALUES ({org}, '{key}', 'ch', 'lost', 'usd', 1, false, now(), 0, 'evt', ARRAY['evt'])",
     ),
     (
+        "billing_refunds",
+        "(organization_id, stripe_refund_id, stripe_charge_id, status, currency, amount, {order})
+         VALUES ({org}, '{key}', 'ch', 'failed', 'usd', 1, now(), 0, 'evt', ARRAY['evt'])",
+    ),
+    (
         "billing_invoice_payments",
         "(organization_id, stripe_invoice_payment_id, stripe_invoice_id, livemode, {order})
          VALUES ({org}, '{key}', 'in', false, now(), 0, 'evt', ARRAY['evt'])",
@@ -192,6 +215,11 @@ pub const ROWS: &[(&str, &str)] = &[
          VALUES ({org}, gen_random_uuid(), 'customer', 'create', '{}', 'failed', now())",
     ),
     (
+        "checkout_sessions",
+        "(organization_id, id, state, wish, params, stripe_checkout_session_id, finished_at)
+         VALUES ({org}, gen_random_uuid(), 'expired', '{}', '{}', 'cs_{key}', now())",
+    ),
+    (
         "request_idempotency",
         "(organization_id, idempotency_key, fingerprint, lease_id, lease_expires_at, expires_at)
          VALUES ({org}, '{key}', sha256(''), gen_random_uuid(), now(), now() + '1 day')",
@@ -223,12 +251,14 @@ pub fn column(table: &str) -> &'static str {
     }
 }
 
-/// The tenants' tables, as the catalog has them.
+/// The tenants' tables, as the catalog has them. Endpoints are the operator's, though one may
+/// be limited to an organization.
 pub async fn tables(db: &TestDatabase) -> Vec<String> {
     sqlx::query_scalar(
         "SELECT DISTINCT c.relname::text FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
           WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')
-            AND (a.attname = 'organization_id' OR c.relname = 'organizations') ORDER BY 1",
+            AND (a.attname = 'organization_id' OR c.relname = 'organizations')
+            AND c.relname <> 'outbound_endpoints' ORDER BY 1",
     )
     .fetch_all(&db.pool)
     .await

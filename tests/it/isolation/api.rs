@@ -171,6 +171,11 @@ impl Attack {
         let url = format!("{}{path}", self.service.base);
         let request = self.service.client.request(operation.method.clone(), url);
         let request = request.bearer_auth(credential);
+        // It reads what was used before it looks for what was held.
+        let request = match operation.path.ends_with("/confirm") {
+            true => request.json(&json!({"quantity": 1})),
+            false => request,
+        };
         // A service key that acts for us.
         let selects = !operation.path.starts_with("/api/organizations");
         match selects && credential.starts_with("vcp_") {

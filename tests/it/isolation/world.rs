@@ -43,7 +43,13 @@ impl World {
         for name in tables(&db).await {
             db.execute(&insert(&name, US, "ours")).await;
             db.execute(&insert(&name, THEM, THEIR_KEY)).await;
-            if name != "organizations" && name != "billing_audit_chain_heads" {
+            // These have one row of an organization.
+            let alone = [
+                "organizations",
+                "billing_audit_chain_heads",
+                "outbound_streams",
+            ];
+            if !alone.contains(&name.as_str()) {
                 db.execute(&insert(&name, THEM, SECRET)).await;
             }
             hide_secrets(&db, &name).await;

@@ -62,7 +62,7 @@ async fn old_and_new(db: &TestDatabase) {
     ))
     .await;
     let of = "'0192e4a0-0000-7000-8000-00000000000a'";
-    for (name, more) in [("old", 1), ("new", -1)] {
+    for (name, more, sequence) in [("old", 1, 0), ("new", -1, 10)] {
         let ago = |days: i32| format!("now() - interval '{} hours'", days * 24 + more);
         db.execute(&format!(
             "INSERT INTO webhook_unclaimed_events (waiting_for, stripe_event_id, bucket, created_at)
@@ -82,8 +82,19 @@ async fn old_and_new(db: &TestDatabase) {
              INSERT INTO usage_alerts (organization_id, metric, period_start, threshold, id, period_end,
                  usage, quota, raised_at, next_attempt_at, delivered_at)
                VALUES ({of}, '{name}', now(), 80, gen_random_uuid(), now() - interval '1 day',
-                 1, 1, now(), now(), {})",
-            ago(90), ago(400), ago(1), ago(30), ago(30), ago(30), ago(30), ago(90)
+                 1, 1, now(), now(), {});
+             INSERT INTO outbound_endpoints (id, source, url, secret)
+               VALUES ({of}, 'operator', 'https://app.example', 'whsec_x') ON CONFLICT DO NOTHING;
+             INSERT INTO outbound_events (organization_id, sequence, id, event_type, body, created_at)
+               SELECT {of}, n + {sequence}, gen_random_uuid(), '{name}', '{{}}', {}
+                 FROM generate_series(1, 2) n;
+             INSERT INTO outbound_deliveries (organization_id, endpoint_id, sequence, status, ended_at)
+               VALUES ({of}, {of}, 1 + {sequence}, 'pending', NULL),
+                      ({of}, {of}, 2 + {sequence}, 'delivered', now());
+             INSERT INTO usage_reservations (organization_id, id, metric, period_start, quantity, held,
+                 reserved_at, expires_at, name, outcome, settled_at)
+               VALUES ({of}, gen_random_uuid(), 'm', now(), 0, 1, now(), 'infinity', '{name}', 'released', {})",
+            ago(90), ago(400), ago(1), ago(30), ago(30), ago(30), ago(30), ago(90), ago(90), ago(30)
         ))
         .await;
     }
@@ -144,6 +155,7 @@ async fn what_is_too_old_goes_and_the_rest_stays() {
         ("login_throttles", "throttle_key = sha256('new')"),
         ("webhook_rejections", "true"),
         ("usage_alerts", "metric = 'new'"),
+        ("usage_reservations", "name = 'new'"),
     ] {
         assert_eq!(db.count(table).await, 1, "{table}");
         assert_eq!(
@@ -152,6 +164,10 @@ async fn what_is_too_old_goes_and_the_rest_stays() {
             "{table}"
         );
     }
+    // One that an endpoint still waits for stays as well.
+    let events = "SELECT string_agg(event_type, ' ' ORDER BY sequence) FROM outbound_events";
+    assert_eq!(db.value(events).await, "old new new");
+    assert_eq!(db.count("outbound_deliveries").await, 3);
     assert_eq!(
         rows(&retain(&db, &[]).json())
             .iter()

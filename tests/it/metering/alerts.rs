@@ -9,12 +9,12 @@ use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use valuecanvas_billing::config::{Application, UsageConfig, WebhookSecret};
+use valuecanvas_billing::config::{Application, OutboundConfig, WebhookSecret};
 
 use super::tenant::Tenant;
 use crate::support::TestService;
 use crate::support::libraries::{LANGUAGES, ask};
-use crate::support::program::{program_on, run};
+use crate::support::program::run_on;
 use crate::support::service::Options;
 
 const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
@@ -90,13 +90,29 @@ async fn service_telling(app: &Receiver) -> TestService {
         secret: WebhookSecret::parse(SECRET).unwrap(),
     };
     TestService::with(Options {
-        usage: UsageConfig {
+        outbound: OutboundConfig {
             application: Some(application),
-            ..UsageConfig::default()
+            ..OutboundConfig::default()
         },
         ..Options::default()
     })
     .await
+}
+
+/// The same, of nothing else.
+async fn service_telling_of_quotas(app: &Receiver) -> TestService {
+    let service = service_telling(app).await;
+    for _ in 0..1_000 {
+        if service.db.count("outbound_endpoints").await == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    service
+        .db
+        .execute("UPDATE outbound_endpoints SET types = '{quota.threshold_reached,quota.exceeded}'")
+        .await;
+    service
 }
 
 #[tokio::test]
@@ -130,8 +146,8 @@ async fn each_threshold_is_told_of_once() {
 #[tokio::test]
 async fn an_alert_is_sent_signed_until_it_is_taken() {
     let app = Receiver::default();
-    *app.refusals.lock().unwrap() = 2;
-    let service = service_telling(&app).await;
+    *app.refusals.lock().unwrap() = 1;
+    let service = service_telling_of_quotas(&app).await;
     let tenant = Tenant::of(&service, "Told").await;
     tenant.consume(&service, "api_calls", 800).await.ok();
     let (headers, body) = app.taken(1).await.remove(0);
@@ -186,7 +202,7 @@ async fn an_alert_is_sent_signed_until_it_is_taken() {
     }
     assert_eq!(
         service.db.value("SELECT attempts FROM usage_alerts").await,
-        "3"
+        "2"
     );
 }
 
@@ -194,11 +210,11 @@ async fn an_alert_is_sent_signed_until_it_is_taken() {
 async fn what_was_given_up_is_kept_and_sent_again() {
     let app = Receiver::default();
     *app.refusals.lock().unwrap() = 1;
-    let service = service_telling(&app).await;
+    let service = service_telling_of_quotas(&app).await;
     let tenant = Tenant::of(&service, "Silent").await;
     service
         .db
-        .execute("ALTER TABLE usage_alerts ALTER attempts SET DEFAULT 20")
+        .execute("ALTER TABLE outbound_deliveries ALTER attempts SET DEFAULT 7")
         .await;
     tenant.consume(&service, "api_calls", 800).await.ok();
     for _ in 0..1_000 {
@@ -212,17 +228,17 @@ async fn what_was_given_up_is_kept_and_sent_again() {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let listed = run(&mut program_on(&service.db, &["usage", "alerts", "--json"])).json();
+    let listed = run_on(&service.db, &["usage", "alerts", "--json"]).await;
+    let listed = listed.json();
     assert_eq!(listed[0]["threshold"], 80);
     assert!(
         listed[0]["error"].as_str().unwrap().contains("503"),
         "{listed}"
     );
-    let resent = run(&mut program_on(
-        &service.db,
-        &["usage", "alerts", "--resend"],
-    ));
-    assert_eq!(resent.stdout.trim(), "`serve` will send 1 alert again");
+    // What the service has locked, it gives back while the command waits.
+    let resent = run_on(&service.db, &["usage", "alerts", "--resend"]).await;
+    let said = resent.stdout.trim();
+    assert_eq!(said, "`serve` will send 1 alert again", "{}", resent.stderr);
     app.taken(1).await;
 }
 
@@ -235,7 +251,7 @@ async fn what_was_sent_while_the_database_went_away_is_recorded() {
         answers: Some(answers.clone()),
         ..Receiver::default()
     };
-    let service = service_telling(&app).await;
+    let service = service_telling_of_quotas(&app).await;
     let (admin, name) = (
         service.db.options("postgres").database("postgres"),
         &service.db.name,
@@ -278,7 +294,7 @@ async fn a_redirect_takes_no_alert() {
             ..Receiver::default()
         };
         *app.refusals.lock().unwrap() = 1;
-        let service = service_telling(&app).await;
+        let service = service_telling_of_quotas(&app).await;
         let tenant = Tenant::of(&service, "Redirected").await;
         tenant.consume(&service, "api_calls", 800).await.ok();
         // Sent again, to the address that is configured.
@@ -302,7 +318,7 @@ async fn a_redirect_takes_no_alert() {
 #[tokio::test]
 async fn a_fraction_is_a_number_with_all_of_its_digits() {
     let app = Receiver::default();
-    let service = service_telling(&app).await;
+    let service = service_telling_of_quotas(&app).await;
     let tenant = Tenant::of(&service, "Exact").await;
     tenant
         .set_quota(&service, "api_calls", "9007199254740993.5", None)
@@ -321,7 +337,7 @@ async fn a_fraction_is_a_number_with_all_of_its_digits() {
 #[tokio::test]
 async fn libraries_verify_an_alert_and_read_it() {
     let app = Receiver::default();
-    let service = service_telling(&app).await;
+    let service = service_telling_of_quotas(&app).await;
     let tenant = Tenant::of(&service, "Told").await;
     tenant.consume(&service, "api_calls", 800).await.ok();
     let (headers, body) = app.taken(1).await.remove(0);

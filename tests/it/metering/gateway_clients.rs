@@ -161,3 +161,40 @@ async fn one_organizations_calls_leave_room_for_anothers() {
     }
     drop(calls);
 }
+
+/// Four organizations have all of the memory for answers, and read none of them.
+#[tokio::test]
+async fn who_does_not_read_gives_way_to_who_does() {
+    let upstream = Upstream::start().await;
+    let (service, tenant) = service_before(&upstream, "/agent").await;
+    let mut unread = Vec::new();
+    for name in ["One", "Two", "Three", "Four"] {
+        let many = Tenant::of(&service, name).await;
+        let calls = (0..32).map(|_| call_much(&service, &many));
+        unread.extend(join_all(calls).await);
+    }
+    for _ in 0..5 {
+        let mut wire = Wire::open(&service.base).await;
+        let call = "GET /tools/x HTTP/1.1\r\nhost: billing\r\n";
+        wire.send(format!(
+            "{call}authorization: Bearer {}\r\n\r\n",
+            tenant.key
+        ))
+        .await;
+        let reply = wire.answer().await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+    }
+    drop(unread);
+}
+
+async fn call_much(service: &TestService, tenant: &Tenant) -> Wire {
+    let mut wire = Wire::open(&service.base).await;
+    let call = "GET /tools/much HTTP/1.1\r\nhost: billing\r\n";
+    wire.send(format!(
+        "{call}authorization: Bearer {}\r\n\r\n",
+        tenant.key
+    ))
+    .await;
+    while !wire.has_answer().await {}
+    wire
+}

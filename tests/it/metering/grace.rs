@@ -1,8 +1,8 @@
 //! Grace periods: one in a billing period, ended for a reason.
 
 use serde_json::json;
-use valuecanvas_billing::catalogue::OverLimit;
-use valuecanvas_billing::metering::grace;
+use valuecanvas_billing::catalogue::{Catalogue, OverLimit};
+use valuecanvas_billing::metering::{grace, quotas};
 
 use super::tenant::{EVENTS, Tenant};
 use crate::support::program::{program_on, run};
@@ -123,6 +123,32 @@ async fn a_higher_quota_that_covers_the_usage_ends_it_at_once() {
     expire(&service).await;
     assert_eq!(tenant.execute(&service).await.status, 402);
     assert_eq!(service.db.count("grace_periods").await, 1);
+}
+
+#[tokio::test]
+async fn a_catalogue_that_raises_the_quota_ends_it() {
+    let service = TestService::start().await;
+    let tenant = Tenant::of(&service, "Raised").await;
+    // As an older file had it.
+    let lower = "UPDATE usage_quotas SET quota = 3 WHERE metric = 'agent_executions'";
+    service.db.execute(lower).await;
+    for _ in 0..4 {
+        tenant.execute(&service).await.ok();
+    }
+    assert_eq!(
+        service
+            .db
+            .count("grace_periods WHERE ended_at IS NULL")
+            .await,
+        1
+    );
+    let catalogue = Catalogue::load(None).unwrap();
+    let applied = quotas::apply_catalogue(&service.db.service_pool(), &catalogue).await;
+    assert!(applied.unwrap().changed > 0);
+    let reason = "SELECT end_reason FROM grace_periods";
+    assert_eq!(service.db.value(reason).await, "quota_raised");
+    let entries = "billing_audit_log WHERE action = 'grace_period_ended'";
+    assert_eq!(service.db.count(entries).await, 1);
 }
 
 #[tokio::test]

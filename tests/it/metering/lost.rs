@@ -6,18 +6,15 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::billed::Billed;
-use crate::subscriptions::world::KEY;
-use crate::support::program::{Ran, program_on, run};
+use crate::support::program::{Ran, program_on, program_with_stripe, run, run_beside};
 
 async fn command(billed: &Billed, args: &[&str]) -> Ran {
-    let mut command = program_on(&billed.service().db, args);
-    command
-        .env("STRIPE_SECRET_KEY", KEY)
-        .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
-        .env("STRIPE_API_BASE", billed.world.stripe.sandbox.url());
-    tokio::task::spawn_blocking(move || run(&mut command))
-        .await
-        .unwrap()
+    let command = program_with_stripe(
+        &billed.service().db,
+        &billed.world.stripe.sandbox.url(),
+        args,
+    );
+    run_beside(command).await
 }
 
 fn check<'a>(checks: &'a Value, name: &str) -> &'a Value {

@@ -8,8 +8,8 @@ use valuecanvas_billing::metering::reports::Report;
 
 use super::billed::Billed;
 use super::tenant::{EVENTS, Tenant};
-use crate::subscriptions::world::{KEY, UPCOMING, text};
-use crate::support::program::{Ran, program_on, run};
+use crate::subscriptions::world::{UPCOMING, text};
+use crate::support::program::{Ran, program_on, program_with_stripe, run, run_beside};
 
 fn books(report: &Report, metric: &str) -> Value {
     let books = report.metrics.iter().find(|books| books.metric == metric);
@@ -196,14 +196,12 @@ async fn who_is_not_billed_is_not_reported() {
 }
 
 async fn report_by_command(billed: &Billed) -> Ran {
-    let mut command = program_on(&billed.service().db, &["usage", "report"]);
-    command
-        .env("STRIPE_SECRET_KEY", KEY)
-        .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
-        .env("STRIPE_API_BASE", billed.world.stripe.sandbox.url());
-    tokio::task::spawn_blocking(move || run(&mut command))
-        .await
-        .unwrap()
+    let command = program_with_stripe(
+        &billed.service().db,
+        &billed.world.stripe.sandbox.url(),
+        &["usage", "report"],
+    );
+    run_beside(command).await
 }
 
 #[tokio::test]

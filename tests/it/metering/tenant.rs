@@ -103,9 +103,21 @@ impl Tenant {
         self.post(service, CHECK, &body).await
     }
 
+    /// A call, and what it used: that is counted after the answer.
     pub async fn execute(&self, service: &TestService) -> Answer {
         let body = json!({"agentId": "test", "input": "test"});
-        self.post(service, EXECUTE, &body).await
+        let answer = self.post(service, EXECUTE, &body).await;
+        let held = format!(
+            "usage_reservations WHERE organization_id = '{}' AND settled_at IS NULL",
+            self.organization
+        );
+        for _ in 0..1_000 {
+            if service.db.count(&held).await == 0 {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        answer
     }
 
     pub async fn set_quota(

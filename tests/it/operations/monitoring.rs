@@ -205,6 +205,9 @@ async fn each_background_part_is_documented_with_its_period() {
     let mut command = serve_on(&db);
     command
         .env("METRICS_ADDR", scrapes.to_string())
+        .env("AUTH_JWKS_URL", "http://127.0.0.1:1/")
+        .env("AUTH_ISSUER", "https://id.example.com/")
+        .env("AUTH_AUDIENCE", "billing")
         .env("APPLICATION_WEBHOOK_URL", "http://127.0.0.1:1/")
         .env(
             "APPLICATION_WEBHOOK_SECRET",

@@ -7,7 +7,7 @@ use valuecanvas_billing::http_client;
 use crate::support::TestDatabase;
 use crate::support::database::migration_files;
 use crate::support::events;
-use crate::support::program::{program, run};
+use crate::support::program::{program, run_beside};
 use crate::support::serving::{Serving, serve_on};
 
 /// The newest migration that the release before had.
@@ -19,8 +19,7 @@ async fn migrate(db: &TestDatabase, arguments: &[&str]) {
     command
         .env("DATABASE_URL", &url)
         .env("MIGRATION_DATABASE_URL", &url);
-    let ran = tokio::task::spawn_blocking(move || run(&mut command));
-    let ran = ran.await.unwrap();
+    let ran = run_beside(command).await;
     assert_eq!(ran.status, 0, "{}", ran.stderr);
 }
 

@@ -1,18 +1,28 @@
 //! Another primary, a restart, a network that breaks, and a password that is
 //! replaced.
 
+use std::path::Path;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 
 use super::caller::Caller;
+use crate::attack::siege::plans_before;
+use crate::metering::gateway::Upstream;
 use crate::support::events::SECRET;
-use crate::support::program::{program, run};
+use crate::support::program::{program, run_beside};
 use crate::support::server::{OwnServer, Proxy};
 use crate::support::serving::Serving;
 
 fn serve(url: &str) -> Serving {
+    serve_with(url, None)
+}
+
+fn serve_with(url: &str, plans: Option<&Path>) -> Serving {
     let mut command = program(&["serve"]);
+    if let Some(plans) = plans {
+        command.env("PLANS_FILE", plans);
+    }
     command
         .env("DATABASE_URL", url)
         .env("LISTEN_ADDR", "127.0.0.1:0")
@@ -76,6 +86,48 @@ async fn another_server_becomes_the_primary_and_the_network_breaks() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_use_whose_commit_was_not_answered_is_counted_once() {
+    let server = OwnServer::start().await;
+    let proxy = Proxy::to(server.socket_directory()).await;
+    let url = proxy.url("billing_service");
+    let upstream = Upstream::start().await;
+    let plans = plans_before(&upstream.url);
+    let serving = serve_with(&url, Some(plans.path()));
+    let caller = Caller::new(&serving.base, &url, options(&proxy.url("postgres")));
+    for counted in 1..=3_u32 {
+        // The session is used again, and knows its statements.
+        assert_eq!(caller.consume().await.0, 200);
+        proxy.lose_commit("INSERT INTO usage_events");
+        let (status, body) = caller.consume().await;
+        assert_eq!(status, 200, "{body}");
+        assert!(proxy.has_lost_commit());
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(body["usage"], 2 * counted, "{body}");
+        assert_ne!(body["duplicate"], true, "{body}");
+    }
+    let counted = "SELECT concat_ws(' ', sum(total), sum(events), sum(reserved),
+                          (SELECT count(*) FROM usage_events)) FROM usage_totals";
+    assert_eq!(server.value(counted).await, "6.0000 6 0.0000 6");
+    // A use that is held for a call, and settled afterwards.
+    for statement in [
+        "INSERT INTO usage_reservations",
+        "DELETE FROM usage_reservations",
+    ] {
+        assert_eq!(caller.get("/tools/one").await.0, 200);
+        proxy.lose_commit(statement);
+        assert_eq!(caller.get("/tools/one").await.0, 200);
+        assert!(proxy.has_lost_commit());
+    }
+    // An answer may come before its use is settled.
+    let left = "SELECT count(*) FROM usage_reservations";
+    while server.value(left).await != "0" {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(server.value(counted).await, "10.0000 10 0.0000 10");
+    assert_eq!(serving.terminated().await.status, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replaced_password_is_an_outage_that_ends() {
     let server = OwnServer::start().await;
     server
@@ -107,8 +159,7 @@ async fn a_replaced_password_is_an_outage_that_ends() {
     doctor
         .env("DATABASE_URL", &url)
         .env("MIGRATION_DATABASE_URL", server.url("postgres"));
-    let doctor = tokio::task::spawn_blocking(move || run(&mut doctor));
-    let doctor = doctor.await.unwrap();
+    let doctor = run_beside(doctor).await;
     assert_eq!(doctor.status, 1, "{}", doctor.stderr);
     let checks = doctor.json();
     let checks = checks.as_array().unwrap();

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeSet;
 
+use sqlx::{Connection as _, Executor as _};
+
 use super::caller::Caller;
 use crate::stripe::Stripe;
 use crate::support::TestDatabase;
@@ -79,4 +81,39 @@ async fn every_part_works_after_every_connection_was_terminated() {
     let longest = if rounds() > 3 { 300.0 } else { 60.0 };
     caller.every_part_runs_again(longest).await;
     assert_eq!(serving.terminated().await.status, 0);
+}
+
+/// What a batch had claimed is due as soon as the database is there, not once the lease of
+/// a minute ends.
+#[tokio::test]
+async fn events_of_an_interrupted_batch_do_not_wait_for_its_lease() {
+    let db = TestDatabase::new().await;
+    let serving = Serving::start(&mut serve_on(&db));
+    let caller = Caller::new(
+        &serving.base,
+        &db.url("billing_service"),
+        db.options("postgres"),
+    );
+    caller.requests_work().await;
+    caller
+        .until_none("webhook_events WHERE NOT processed")
+        .await;
+    // A batch waits where it begins to apply, and its connection is ended there.
+    let mut holder = sqlx::PgConnection::connect_with(&db.options("postgres"))
+        .await
+        .unwrap();
+    holder
+        .execute("BEGIN; LOCK TABLE billing_subscriptions IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    assert_eq!(caller.deliver().await.1, 200);
+    let ended =
+        format!("SELECT count(pg_terminate_backend(pid)) FROM {OURS} AND wait_event_type = 'Lock'");
+    while db.value(&ended).await == "0" {}
+    holder.execute("ROLLBACK").await.unwrap();
+    caller
+        .until_none("webhook_events WHERE NOT processed")
+        .await;
+    let log = serving.log();
+    assert!(log.contains("Events of an interrupted batch"), "{log}");
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
-use valuecanvas_billing::tenancy::auth::{self, Hasher, NewUser, Role, UserError};
+use valuecanvas_billing::tenancy::auth::{self, By, Hasher, NewUser, Role, UserError, Which};
 
 use crate::support::{TestDatabase, TestService};
 
@@ -19,7 +19,7 @@ async fn create(db: &TestDatabase, email: &str, organization: Uuid) -> Result<()
         organization_id: Some(organization),
         password: PASSWORD.to_owned(),
     };
-    let made = auth::create_user(&db.service_pool(), &Hasher::default(), new).await;
+    let made = auth::create_user(&db.service_pool(), &Hasher::default(), new, &By::SYSTEM).await;
     made.map(drop)
 }
 
@@ -51,7 +51,9 @@ async fn a_user_logs_in_however_the_address_is_composed() {
             assert!(matches!(again, Err(UserError::Exists(_))), "{typed}");
         }
         let pool = service.db.service_pool();
-        auth::disable_user(&pool, &own(IN_PARTS)).await.unwrap();
+        auth::disable_user(&pool, Which::Email(&own(IN_PARTS)), &By::SYSTEM)
+            .await
+            .unwrap();
         assert_eq!(log_in(&service, &own(COMPOSED), PASSWORD).await, 401);
     }
 }
@@ -118,22 +120,24 @@ async fn a_member_is_told_to_be_one_and_every_organization_hears_of_a_change() {
     let first = service.organization("First").await;
     let second = service.organization("Second").await;
     create(db, COMPOSED, first).await.unwrap();
-    let again = auth::add_member(&pool, IN_PARTS, first, Role::Member).await;
+    let again = auth::add_member(&pool, IN_PARTS, first, Role::Member, &By::SYSTEM).await;
     let said = again.unwrap_err().to_string();
     assert_eq!(
         said,
         format!("user {COMPOSED} is already a member of that organization, as owner")
     );
-    let nowhere = auth::add_member(&pool, COMPOSED, Uuid::now_v7(), Role::Member).await;
+    let nowhere =
+        auth::add_member(&pool, COMPOSED, Uuid::now_v7(), Role::Member, &By::SYSTEM).await;
     assert!(matches!(nowhere, Err(UserError::Organization(_))));
-    auth::add_member(&pool, IN_PARTS, second, Role::Member)
+    auth::add_member(&pool, IN_PARTS, second, Role::Member, &By::SYSTEM)
         .await
         .unwrap();
     auth::set_password(
         &pool,
         &Hasher::default(),
-        COMPOSED,
+        Which::Email(COMPOSED),
         "another one".to_owned(),
+        &By::SYSTEM,
     )
     .await
     .unwrap();
@@ -172,8 +176,9 @@ async fn the_chain_is_locked_first() {
         auth::set_password(
             &pool,
             &Hasher::default(),
-            COMPOSED,
+            Which::Email(COMPOSED),
             "another one".to_owned(),
+            &By::SYSTEM,
         )
         .await
     });

@@ -205,6 +205,13 @@ fn body_of(path: &str) -> &'static [(&'static str, &'static str)] {
             ("reason", "\"a promise\""),
             ("expiresAt", "null"),
         ],
+        "/api/operator/users" => &[
+            ("email", "\"a@example.com\""),
+            ("role", "\"operator.read\""),
+        ],
+        "/api/operator/service-keys" | "/api/operator/organizations/{organization}/api-keys" => {
+            &[("scopes", "[\"usage.write\"]"), ("name", "\"a\"")]
+        }
         "/api/organizations/{externalId}" => &[
             ("name", "\"Acme\""),
             ("email", "\"billing@acme.example\""),
@@ -230,6 +237,15 @@ fn query_of(path: &str) -> &'static [&'static str] {
             &["type", "organizationId", "processed", "limit", "cursor"]
         }
         "/api/operator/dead-letters" => &["type", "organizationId", "limit", "cursor"],
+        "/api/operator/users" => &["organizationId", "limit", "cursor"],
+        "/api/operator/explain" => &[
+            "event",
+            "invoice",
+            "organizationId",
+            "metric",
+            "feature",
+            "at",
+        ],
         "/api/enforce" => &["amount", "id", "consume", "feature"],
         "/api/billing/features" => &["sources"],
         "/api/organizations" => &["query", "limit", "cursor"],
@@ -261,7 +277,7 @@ impl Callers {
 
     fn credential(&self, access: Access) -> Option<&str> {
         match access {
-            Access::Public | Access::StripeSignature => None,
+            Access::Public | Access::StripeSignature | Access::Console => None,
             Access::Token => Some(&self.user),
             Access::Operator => Some(&self.operator),
             Access::Tenant(_) | Access::EachTenant(_) | Access::ApiKey(_) => Some(&self.tenant.key),
@@ -277,8 +293,9 @@ async fn probe(
 ) -> Result<(), String> {
     let route = loop {
         let route = &callers.routes[chance.0.below(callers.routes.len())];
-        // Deliveries have a test of their own, and a token is to stay good.
-        if route.access != Access::StripeSignature && !route.path.ends_with("/logout") {
+        // Deliveries and pages have tests of their own, and a token is to stay good.
+        let page = route.method.is_some() && route.operation.is_none();
+        if !page && route.access != Access::StripeSignature && !route.path.ends_with("/logout") {
             break route;
         }
     };
@@ -290,6 +307,8 @@ async fn probe(
         .replace("{organization}", &callers.tenant.organization.to_string())
         .replace("{metric}", metric)
         .replace("{externalId}", if id.is_empty() { "a" } else { id })
+        .replace("{user}", if id.is_empty() { "a" } else { id })
+        .replace("{key}", if id.is_empty() { "a" } else { id })
         .replace("{*rest}", "below")
         .replace("{id}", if id.is_empty() { "a" } else { id });
     if method == Method::GET || method == Method::DELETE {

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Executor as _};
-use valuecanvas_billing::tenancy::auth::{self, Hasher, NewUser, Role};
+use valuecanvas_billing::tenancy::auth::{self, By, Hasher, NewUser, Role};
 
 use crate::support::TestService;
 
@@ -22,9 +22,14 @@ async fn office(service: &TestService, users: usize) {
             organization_id: Some(organization),
             password: PASSWORD.to_owned(),
         };
-        auth::create_user(&service.db.service_pool(), &Hasher::default(), new)
-            .await
-            .unwrap();
+        auth::create_user(
+            &service.db.service_pool(),
+            &Hasher::default(),
+            new,
+            &By::SYSTEM,
+        )
+        .await
+        .unwrap();
     }
 }
 

@@ -5,6 +5,7 @@ mod addresses;
 mod audit_log;
 mod connections;
 mod invoices;
+mod issued_tokens;
 mod limits;
 mod logins;
 mod operator;

@@ -1,13 +1,14 @@
 //! `/api/organizations`: made, changed, found and archived by the product's own ids.
 
-use futures_util::future::join_all;
+mod at_once;
+mod search;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use valuecanvas_billing::tenancy::auth::{Permission, Role};
 
-use crate::subscriptions::world::{SUBSCRIPTION, World};
 use crate::support::product::{ORGANIZATIONS, Product};
 use crate::support::program::run_on;
 use crate::support::{TestDatabase, TestService};
@@ -89,40 +90,6 @@ async fn put_makes_an_organization_and_brings_it_to_what_it_says() {
         0,
         "nothing personal is in a chain"
     );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_at_once_make_one() {
-    let service = TestService::intake_only().await;
-    let other = TestService::beside(&service).await;
-    let product = Product::of(&service).await;
-    let body = json!({"name": "Acme", "email": "ada@acme.example"});
-    let puts = (0..1_000).map(|n| {
-        let (product, body) = (&product, &body);
-        let replica = if n % 2 == 0 { &service } else { &other };
-        async move {
-            loop {
-                let answer = product.put(replica, "acme", body).await;
-                if answer.status != 429 {
-                    return (answer.status, answer.body["id"].clone());
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            }
-        }
-    });
-    let answers = join_all(puts).await;
-    let made = answers.iter().filter(|(status, _)| *status == 201).count();
-    let found = answers.iter().filter(|(status, _)| *status == 200).count();
-    assert_eq!((made, found), (1, 999));
-    let id = &answers[0].1;
-    assert!(answers.iter().all(|(_, other)| other == id));
-    assert_eq!(service.db.count("organizations").await, 1);
-    assert_eq!(
-        entered(&service.db, id.as_str().unwrap()).await,
-        "organization_created"
-    );
-    let heads = "billing_audit_chain_heads WHERE last_sequence > 0";
-    assert_eq!(service.db.count(heads).await, 1, "losers leave nothing");
 }
 
 #[tokio::test]
@@ -471,124 +438,6 @@ async fn an_archived_organization_is_only_read_until_it_is_brought_back() {
 }
 
 #[tokio::test]
-async fn a_list_is_searched_by_any_name_and_paged() {
-    let service = TestService::intake_only().await;
-    let product = Product::of(&service).await;
-    for n in 0..30 {
-        let body = json!({"name": format!("Union {n:02}"), "email": format!("Ada{n}@Example.com"),
-                          "stripeCustomerId": format!("cus_{n}")});
-        assert_eq!(
-            product
-                .put(&service, &format!("team-{n}"), &body)
-                .await
-                .status,
-            201
-        );
-    }
-    let names = async |query: &str| {
-        let page = product
-            .get(&service, &format!("{ORGANIZATIONS}{query}"))
-            .await
-            .ok();
-        let names = page["data"].as_array().unwrap().iter();
-        let names: Vec<String> = names
-            .map(|o| o["externalId"].as_str().unwrap().to_owned())
-            .collect();
-        (names, page["nextCursor"].as_str().map(str::to_owned))
-    };
-    let (first, next) = names("?limit=20").await;
-    assert_eq!((first.len(), first[0].as_str()), (20, "team-0"));
-    let (second, end) = names(&format!("?limit=20&cursor={}", next.unwrap())).await;
-    assert_eq!((second.len(), end), (10, None));
-    for (query, found) in [
-        ("team-7", vec!["team-7"]),
-        ("Team-7", vec![]),
-        (
-            "uNION%200",
-            vec![
-                "team-0", "team-1", "team-2", "team-3", "team-4", "team-5", "team-6", "team-7",
-                "team-8", "team-9",
-            ],
-        ),
-        ("ADA3@", vec!["team-3"]),
-        ("cus_12", vec!["team-12"]),
-        ("nion", vec![]),
-        ("%25", vec![]),
-        ("_", vec![]),
-    ] {
-        assert_eq!(names(&format!("?query={query}")).await.0, found, "{query}");
-    }
-    let id = product.make(&service, "other").await;
-    assert_eq!(names(&format!("?query={id}")).await.0, ["other"]);
-    let (two, next) = names("?query=team-1&limit=2").await;
-    assert_eq!(two, ["team-1", "team-10"]);
-    let (rest, _) = names(&format!(
-        "?query=team-1&limit=2&cursor={}",
-        next.clone().unwrap()
-    ))
-    .await;
-    assert_eq!(rest, ["team-11", "team-12"]);
-    let wrong = format!("{ORGANIZATIONS}?query=team-2&cursor={}", next.unwrap());
-    assert_eq!(
-        product.get(&service, &wrong).await.problem(),
-        (400, "invalid_cursor")
-    );
-    assert_eq!(
-        product
-            .get(&service, &format!("{ORGANIZATIONS}?query=%00"))
-            .await
-            .problem(),
-        (400, "invalid_text")
-    );
-}
-
-/// No search reads the table from end to end.
-#[tokio::test]
-async fn searches_use_their_indexes() {
-    let db = TestDatabase::new().await;
-    db.execute(
-        "INSERT INTO organizations (id, name, external_id, email)
-         SELECT gen_random_uuid(), 'Name ' || n, 'team-' || n, n || '@example.com'
-           FROM generate_series(1, 50000) n;
-         ANALYZE organizations",
-    )
-    .await;
-    let mut conn = db.pool.acquire().await.unwrap();
-    // As the service searches, and as it is planned for any text.
-    sqlx::raw_sql(
-        "SET ROLE billing_worker; SET plan_cache_mode = force_generic_plan;
-         PREPARE search(uuid, uuid, text) AS
-           SELECT o.id FROM organizations o
-            WHERE o.erased_at IS NULL
-              AND (o.id = $1 OR o.id = $2
-                   OR (o.external_id COLLATE \"C\" >= $3
-                       AND o.external_id COLLATE \"C\" < $3 || chr(1114111))
-                   OR (o.folded_name COLLATE \"C\" >= lower($3)
-                       AND o.folded_name COLLATE \"C\" < lower($3) || chr(1114111))
-                   OR (o.folded_email COLLATE \"C\" >= lower($3)
-                       AND o.folded_email COLLATE \"C\" < lower($3) || chr(1114111)))
-            ORDER BY o.created_at, o.id LIMIT 26",
-    )
-    .execute(&mut *conn)
-    .await
-    .unwrap();
-    let plan: Vec<String> = sqlx::query_scalar("EXPLAIN EXECUTE search(NULL, NULL, 'team-77')")
-        .fetch_all(&mut *conn)
-        .await
-        .unwrap();
-    let plan = plan.join("\n");
-    for index in [
-        "organizations_external_id_search_idx",
-        "organizations_name_search_idx",
-        "organizations_email_search_idx",
-        "organizations_pkey",
-    ] {
-        assert!(plan.contains(index), "{plan}");
-    }
-    assert!(!plan.contains("Seq Scan"), "{plan}");
-}
-
-#[tokio::test]
 async fn an_idempotency_key_gets_the_first_answer_again_until_an_erasure() {
     let service = TestService::intake_only().await;
     let product = Product::of(&service).await;
@@ -638,74 +487,4 @@ async fn an_idempotency_key_gets_the_first_answer_again_until_an_erasure() {
     let listed = product.get(&service, ORGANIZATIONS).await.ok();
     assert_eq!(listed["data"], json!([]));
     assert_ne!(product.make(&service, "acme").await, id);
-}
-
-/// Customers that sign up in the same moment wait for one another a little, and none is
-/// turned away.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_sign_up_at_once() {
-    let service = TestService::intake_only().await;
-    let product = Product::of(&service).await;
-    let puts = (0..100).map(|n| {
-        let (product, service) = (&product, &service);
-        async move {
-            let body = json!({"name": format!("Customer {n}")});
-            product
-                .put(service, &format!("customer-{n}"), &body)
-                .await
-                .status
-        }
-    });
-    let answers = join_all(puts).await;
-    assert!(answers.iter().all(|status| *status == 201), "{answers:?}");
-    assert_eq!(service.db.count("organizations").await, 100);
-    let quotas = "(SELECT DISTINCT organization_id FROM usage_quotas) q";
-    assert_eq!(service.db.count(quotas).await, 100);
-}
-
-/// A subscription that begins in the moment of an archiving: one of them waits for the
-/// other, and whichever is second is refused.
-#[tokio::test]
-async fn what_is_archived_meanwhile_asks_stripe_for_nothing() {
-    let world = World::start().await;
-    let service = &world.service;
-    let product = Product::of(service).await;
-    let body = json!({"name": "Acme", "stripeCustomerId": "cus_other"});
-    let made = product.put(service, "acme", &body).await;
-    let id = made.body["id"].as_str().unwrap().to_owned();
-    let mut archiving = service.db.pool.begin().await.unwrap();
-    sqlx::query("UPDATE organizations SET archived_at = now() WHERE external_id = 'acme'")
-        .execute(&mut *archiving)
-        .await
-        .unwrap();
-    let subscribe = json!({"planTier": "standard"});
-    let subscribing = product.post_for(service, "acme", SUBSCRIPTION, &subscribe);
-    let committing = async {
-        let waits =
-            "pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
-        while service.db.count(waits).await == 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-        archiving.commit().await.unwrap();
-    };
-    let (answer, ()) = tokio::join!(subscribing, committing);
-    assert_eq!(answer.status, 503, "{answer:?}");
-    let requests = format!("billing_stripe_requests WHERE organization_id = '{id}'");
-    assert_eq!(service.db.count(&requests).await, 0);
-    let again = product
-        .post_for(service, "acme", SUBSCRIPTION, &subscribe)
-        .await;
-    assert_eq!(again.problem(), (409, "organization_archived"));
-
-    // The other way round: what is under way is not archived.
-    product.put(service, "acme", &body).await.ok();
-    let open = format!(
-        "INSERT INTO billing_stripe_requests (organization_id, id, subject, operation, params)
-         VALUES ('{id}', gen_random_uuid(), 'subscription', 'create', '{{}}')"
-    );
-    service.db.execute(&open).await;
-    let refused = product.archive(service, "acme").await;
-    assert_eq!(refused.problem(), (409, "subscription_running"));
-    let archived = "organizations WHERE archived_at IS NOT NULL";
-    assert_eq!(service.db.count(archived).await, 0, "nothing half done");
 }

@@ -58,7 +58,7 @@ async fn the_attached_ones_are_listed_newest_first_and_of_one_organization() {
     assert_eq!(
         second,
         json!({"nextCursor": null, "data": [{
-            "id": "pm_cus_1_0", "type": "card", "brand": "visa", "last4": "4242",
+            "id": "pm_cus_1_0", "type": "card", "isDefault": false, "brand": "visa", "last4": "4242",
             "expiryMonth": 12, "expiryYear": 2034, "funding": "credit", "country": "US",
             "createdAt": "2025-10-09T08:53:20Z",
         }]})

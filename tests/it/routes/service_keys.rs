@@ -142,7 +142,8 @@ async fn a_key_is_an_organizations_or_the_products() {
         expires_at: Some(jiff::Timestamp::now()),
     };
     let now = jiff::Timestamp::now();
-    let refused = auth::create_service_key(&service.db.service_pool(), expired, now).await;
+    let refused =
+        auth::create_service_key(&service.db.service_pool(), expired, now, &auth::By::SYSTEM).await;
     assert!(refused.is_err());
 }
 

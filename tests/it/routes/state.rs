@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use valuecanvas_billing::catalogue::Catalogue;
 use valuecanvas_billing::metering::quotas;
-use valuecanvas_billing::tenancy::auth::Permission;
+use valuecanvas_billing::tenancy::auth::{Permission, Role};
 
 use crate::subscriptions::world::{VISA, World};
 use crate::support::TestService;
@@ -314,6 +314,29 @@ async fn a_key_that_is_revoked_while_it_waits_reads_no_more() {
             &["api-keys", "revoke", &key, "--organization", &organization],
         )
         .await;
+    });
+    assert_eq!(asked.status, 401, "{}", asked.body);
+}
+
+#[tokio::test]
+async fn a_session_that_ends_while_it_waits_reads_no_more() {
+    let service = TestService::intake_only().await;
+    let organization = service.organization("Logged out").await;
+    let key = service.token(organization, Role::Member).await;
+    let reader = Reader { organization, key };
+    let version = reader.state(&service).await["stateVersion"].clone();
+    let query = format!("?after={version}&wait=30");
+    let (asked, ()) = tokio::join!(reader.ask(&service, &query, None), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let url = format!("{}/api/auth/logout", service.base);
+        let request = service.client.post(url).bearer_auth(&reader.key);
+        let answer = request.send().await.unwrap();
+        assert!(answer.status().is_success(), "{}", answer.status());
+        let another = Reader {
+            organization,
+            key: String::new(),
+        };
+        set_projects(&service, &another, 7).await;
     });
     assert_eq!(asked.status, 401, "{}", asked.body);
 }

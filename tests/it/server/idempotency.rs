@@ -16,7 +16,7 @@ use uuid::Uuid;
 use valuecanvas_billing::config::{Rates, RetentionConfig};
 use valuecanvas_billing::maintenance::retention;
 use valuecanvas_billing::server::budget::organizations::Shares;
-use valuecanvas_billing::server::caller::Caller;
+use valuecanvas_billing::server::caller::{Caller, SERVICE_KEY};
 use valuecanvas_billing::server::extract::RawBody;
 use valuecanvas_billing::server::layers::checks::{Checks, Guard};
 use valuecanvas_billing::server::layers::idempotency::{self, Keeper};
@@ -25,6 +25,9 @@ use valuecanvas_billing::server::routes::{Access, Permission, Routes, Share, ten
 use valuecanvas_billing::server::{self, Site};
 
 use crate::support::TestDatabase;
+
+/// More than any test uses but the one of it.
+const MOST_KEYS: u64 = 80;
 
 /// Requests that have an effect, which is counted.
 #[derive(Clone)]
@@ -133,16 +136,22 @@ impl Rig {
     }
 }
 
-/// Lets everybody in, as a user of the organization whose path it is.
+/// Lets everybody in, as a user of the organization whose path it is, or as the product
+/// whose it is.
 struct Insiders;
 
 impl Guard for Insiders {
     async fn admit(&self, _: Access, request: &mut Request) -> Result<(), Response> {
-        let organization = if request.uri().path() == "/one" { 1 } else { 2 };
+        let (organization, kind, id) = match request.uri().path() {
+            "/one" => (1, "user", 7),
+            "/two" => (2, "user", 7),
+            "/shop" => (0, SERVICE_KEY, 8),
+            _ => (0, SERVICE_KEY, 9),
+        };
         request.extensions_mut().insert(Caller {
             organization_id: Uuid::from_u128(organization),
-            kind: "user",
-            id: Some(Uuid::from_u128(7)),
+            kind,
+            id: Some(Uuid::from_u128(id)),
         });
         Ok(())
     }
@@ -151,9 +160,13 @@ impl Guard for Insiders {
 /// The routes, behind the checks that all routes have.
 fn served(effects: Effects, pool: PgPool) -> Site {
     let rules = tenant(Permission::BillingManage).share(Share::Free);
+    let in_turn = tenant(Permission::BillingManage).share(Share::Changes);
     let routes = Routes::new()
+        .any("/in-turn", any(effect), in_turn)
         .any("/one", any(effect), rules)
-        .any("/two", any(effect), rules);
+        .any("/two", any(effect), rules)
+        .any("/shop", any(effect), rules)
+        .any("/forum", any(effect), rules);
     let checks = Checks {
         guard: Insiders,
         limits: Limits::new(Rates {
@@ -161,7 +174,7 @@ fn served(effects: Effects, pool: PgPool) -> Site {
             usage_per_minute: 0,
         }),
         shares: Shares::default(),
-        keeper: Keeper::new(pool),
+        keeper: Keeper::with_keys(pool, MOST_KEYS),
     };
     server::site(routes.with_state(effects), Some(&Arc::new(checks)))
 }
@@ -354,6 +367,79 @@ async fn answers_are_kept_up_to_as_much_as_fits_a_day() {
     let again = answer(409, "idempotency_answer_not_kept", false);
     assert_eq!(rig.ask("/one", "k67", &body).await, again);
     assert_eq!(rig.done(), 68);
+}
+
+#[tokio::test]
+async fn of_callers_without_an_organization_each_has_its_own_keys() {
+    let rig = Rig::new().await;
+    let longest = "k".repeat(255);
+    for key in ["k", &longest] {
+        let shop = rig.ask("/shop", key, "a").await;
+        assert_eq!((shop.0, shop.2), (201, false));
+        let forum = rig.ask("/forum", key, "b").await;
+        assert_eq!((forum.0, forum.2), (201, false), "another's key");
+        let again = answer(201, &shop.1, true);
+        assert_eq!(rig.ask("/shop", key, "a").await, again);
+    }
+    assert_eq!(rig.done(), 4);
+    let reused = answer(422, "idempotency_key_reused", false);
+    assert_eq!(rig.ask("/shop", "k", "b").await, reused);
+}
+
+#[tokio::test]
+async fn what_one_product_has_kept_leaves_room_for_another() {
+    let rig = Rig::new().await;
+    let body = "x".repeat(1_000_000);
+    for n in 0..68 {
+        let key = format!("k{n}");
+        assert_eq!(rig.ask("/shop", &key, &body).await.0, 201);
+    }
+    let not_kept = answer(409, "idempotency_answer_not_kept", false);
+    assert_eq!(rig.ask("/shop", "k67", &body).await, not_kept);
+    let other = answer(201, "69:a", false);
+    assert_eq!(rig.ask("/forum", "k", "a").await, other);
+    assert_eq!(rig.ask("/forum", "k", "a").await, answer(201, "69:a", true));
+}
+
+#[tokio::test]
+async fn no_more_keys_are_kept_than_fit_a_day() {
+    let rig = Rig::new().await;
+    let mut keys = 0;
+    while rig.ask("/one", &format!("k{keys}"), "a").await.0 == 201 {
+        keys += 1;
+    }
+    assert_eq!(keys, MOST_KEYS);
+    let more = rig.ask("/one", "more", "a").await;
+    assert_eq!(more, answer(429, "too_many_idempotency_keys", false));
+    let kept = "SELECT count(*)::text FROM request_idempotency";
+    assert_eq!(rig.db.value(kept).await, MOST_KEYS.to_string());
+    assert_eq!(rig.ask("/one", "k0", "a").await, answer(201, "1:a", true));
+    assert_eq!(rig.ask("/one?size=0", "k0", "b").await.0, 422);
+    assert_eq!(rig.ask("/two", "more", "a").await.0, 201, "another's");
+    assert_eq!(u64::from(rig.done()), MOST_KEYS + 1);
+}
+
+/// An organization has two changes under way, read or not.
+#[tokio::test]
+async fn who_hangs_up_keeps_its_turn_until_what_it_asked_for_is_done() {
+    let rig = Rig::new().await;
+    let mut asking = tokio::task::JoinSet::new();
+    for key in ["a", "b"] {
+        asking.spawn(rig.request("/in-turn?wait=true", key, "").send());
+    }
+    while rig.db.count("request_idempotency").await < 2 {
+        tokio::task::yield_now().await;
+    }
+    asking.shutdown().await;
+    for n in 0..3 {
+        let third = rig.ask("/in-turn", &format!("c{n}"), "").await;
+        assert_eq!(third, answer(429, "too_many_requests", false));
+    }
+    rig.effects.permits.add_permits(2);
+    while rig.done() < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(rig.ask("/in-turn", "d", "").await.0, 201);
 }
 
 #[tokio::test]

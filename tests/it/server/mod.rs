@@ -1,6 +1,7 @@
 //! What all routes have in common.
 
 mod adversarial;
+mod answers;
 mod clients;
 mod cors;
 mod floods;
@@ -8,3 +9,4 @@ mod idempotency;
 mod measured;
 mod openapi;
 mod rate_limits;
+mod turns;

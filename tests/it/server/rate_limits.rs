@@ -91,10 +91,33 @@ async fn credentials_have_a_limit_each_whatever_they_call() {
             (Method::POST, "/api/billing/subscription"),
             (Method::GET, "/api/operator/dead-letters"),
         ] {
-            // Whom the table does not admit is told so first.
             let answer = ask(&service, method, path, credential).await;
-            assert!(matches!(answer.status().as_u16(), 403 | 429), "{path}");
+            assert_eq!(answer.status(), 429, "{path}");
         }
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_takes_of_the_limit_as_well() {
+    let service = with(2).await;
+    let organization = service.db.organization("cus_1").await;
+    for path in ["/api/billing/subscription", "/api/organizations/x"] {
+        let token = service.token(organization, Role::Member).await;
+        for (status, left) in [(403, 1), (403, 0), (429, 0)] {
+            let answer = ask(&service, Method::DELETE, path, &token).await;
+            let standing = header(&answer, "ratelimit");
+            assert_eq!(answer.status(), status, "{path}");
+            assert!(
+                standing.starts_with(&format!("\"api\";r={left};")),
+                "{standing}"
+            );
+        }
+    }
+    let token = service.token(organization, Role::Member).await;
+    for status in [400, 400, 429] {
+        let request = service.get("/api/billing/plans").bearer_auth(&token);
+        let named = request.header("x-organization", "theirs");
+        assert_eq!(named.send().await.unwrap().status(), status);
     }
 }
 

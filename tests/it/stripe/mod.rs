@@ -30,6 +30,7 @@ impl Stripe {
             total: Duration::from_secs(20),
             attempts: 4,
             pause: Duration::from_millis(5),
+            ..Patience::default()
         };
         let base = Url::parse(&self.sandbox.url()).unwrap();
         Client::new(base, SecretKey::new("sk_test_secret"), patience).unwrap()

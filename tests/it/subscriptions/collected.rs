@@ -16,6 +16,16 @@ async fn paid(card: &str) -> (World, Value) {
     (world, charge)
 }
 
+/// Waits until what happens next has another time than what has happened. Returns a time
+/// between.
+async fn another_second() -> i64 {
+    let now = jiff::Timestamp::now().as_second() + 1;
+    while jiff::Timestamp::now().as_second() <= now {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    now
+}
+
 #[tokio::test]
 async fn refunds_that_webhooks_never_told_of_are_healed() {
     let (world, charge) = paid(VISA).await;
@@ -49,6 +59,31 @@ async fn charges_that_webhooks_never_told_of_are_healed() {
 }
 
 #[tokio::test]
+async fn refunds_that_failed_unheard_are_found_and_somebody_hears_of_them() {
+    let (world, charge) = paid(VISA).await;
+    let id = text(&charge, "id");
+    let made = world.stripe.post("/v1/refunds", &[("charge", &*id)]).await;
+    found_and_healed(&world, "charge", "refunded: 0, 9900").await;
+    another_second().await;
+    let fail = format!("/_sandbox/refunds/{}/fail", text(&made, "id"));
+    world.stripe.post(&fail, &[]).await;
+    let ran = reconcile(&world, &["--apply"]).await;
+    let healed = ["charge", "refund"].map(|kind| (kind.to_owned(), true));
+    assert_eq!(kinds(&ran), healed, "{}", ran.stdout);
+    assert_eq!(kinds(&reconcile(&world, &[]).await), []);
+    let db = &world.service.db;
+    let shown = "SELECT amount_refunded || ' ' || status FROM billing_charges
+                   JOIN (SELECT status AS refund, stripe_charge_id FROM billing_refunds) r
+                  USING (stripe_charge_id) WHERE NOT refunded AND refund = 'failed'";
+    assert_eq!(db.value(shown).await, "0 succeeded");
+    assert_eq!(
+        db.count("billing_alerts WHERE kind = 'refund_failed'")
+            .await,
+        1
+    );
+}
+
+#[tokio::test]
 async fn disputes_that_webhooks_never_told_of_are_healed() {
     let (world, _) = paid("pm_card_createDispute").await;
     let db = &world.service.db;
@@ -66,10 +101,7 @@ async fn disputes_that_webhooks_never_told_of_are_healed() {
 async fn what_is_old_is_left_alone_unless_it_is_open_here() {
     let (world, _) = paid(VISA).await;
     let db = &world.service.db;
-    let now = jiff::Timestamp::now().as_second() + 1;
-    while jiff::Timestamp::now().as_second() <= now {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    let now = another_second().await;
     let since = format!("--since={}", jiff::Timestamp::from_second(now).unwrap());
     let wrong = "UPDATE billing_invoices SET total_amount = 1, last_event_rank = 0,
                         last_event_at = now() - interval '1 hour'";

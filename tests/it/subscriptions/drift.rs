@@ -16,7 +16,7 @@ use crate::support::serving::Serving;
 
 /// Columns that no object of Stripe's has: whose row it is, which event wrote it, and
 /// what was deduced.
-const OWN: [&str; 26] = [
+const OWN: [&str; 30] = [
     "organization_id",
     "created_at",
     "updated_at",
@@ -37,9 +37,11 @@ const OWN: [&str; 26] = [
     "plan_version",
     "plan_interval",
     "plan_seats",
+    "plan_addons",
     "known_tier",
     "metric",
     "seats",
+    "addon",
     // A verdict of its own.
     "deleted_at",
     // The price's, and moves to newer ones.
@@ -49,13 +51,16 @@ const OWN: [&str; 26] = [
     "stripe_invoice_payment_id",
     "stripe_dispute_id",
     "stripe_charge_id",
+    // What the charge's event said, where refunds have failed since.
+    "amount_refunded_told",
+    "refunds_told_by",
 ];
 
 /// A mirrored table, what its differences begin with, and further columns that are its
 /// keys or decide whether others are compared.
 struct Mirrored(&'static str, &'static str, &'static [&'static str]);
 
-const TABLES: [Mirrored; 10] = [
+const TABLES: [Mirrored; 11] = [
     Mirrored("billing_customers", "", &["stripe_customer_id"]),
     Mirrored(
         "billing_subscriptions",
@@ -88,6 +93,7 @@ const TABLES: [Mirrored; 10] = [
     ),
     Mirrored("billing_charges", "", &[]),
     Mirrored("billing_disputes", "", &[]),
+    Mirrored("billing_refunds", "", &["stripe_refund_id"]),
     Mirrored("billing_payment_methods", "", &["stripe_payment_method_id"]),
 ];
 
@@ -143,6 +149,10 @@ async fn mirrored() -> World {
     world.create("enterprise").await.ok();
     world.settle().await;
     world.change_when("standard", "period_end").await.ok();
+    world.settle().await;
+    let charge = text(&world.stripe.list("/v1/charges", &[]).await[0], "id");
+    let refund = [("charge", &*charge), ("amount", "700")];
+    world.stripe.post("/v1/refunds", &refund).await;
     world.settle().await;
     world.settled_in_the_background().await;
     world.deliver_nothing().await;

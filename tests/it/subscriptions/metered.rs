@@ -10,6 +10,11 @@ use super::world::{DAY, START, UPCOMING, World, seconds, text};
 /// A world whose Stripe has the whole catalogue.
 async fn world() -> (World, String, String) {
     let (world, clock, customer) = World::on_clock(START).await;
+    sell_the_catalogue(&world).await;
+    (world, clock, customer)
+}
+
+pub async fn sell_the_catalogue(world: &World) {
     for price in world.stripe.list("/v1/prices", &[]).await {
         let path = format!("/v1/prices/{}", text(&price, "id"));
         world.stripe.post(&path, &[("active", "false")]).await;
@@ -18,7 +23,6 @@ async fn world() -> (World, String, String) {
     let client = Client::new(api.base, api.key, api.patience).unwrap();
     let catalogue = Catalogue::load(None).unwrap();
     catalogue::sync(&client, &catalogue, false).await.unwrap();
-    (world, clock, customer)
 }
 
 /// The lookup keys of a subscription's prices, without what all have.

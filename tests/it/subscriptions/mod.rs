@@ -1,6 +1,9 @@
 //! Subscriptions: previews and changes, with the stand-in for Stripe.
 
+mod awaited;
+mod cards;
 mod changes;
+mod checkouts;
 mod collected;
 mod concurrency;
 pub mod discounted;

@@ -111,17 +111,6 @@ async fn a_declined_card_leaves_everything_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_card_that_wants_its_holder_is_told_apart() {
-    let world = World::start().await;
-    let customer = world.customer("pm_card_authenticationRequired").await;
-    assert_eq!(
-        world.create("standard").await.problem(),
-        (402, "authentication_required")
-    );
-    assert!(world.stripe.subscriptions(&customer).await.is_empty());
-}
-
-#[tokio::test]
 async fn without_a_key_changes_wait_and_previews_are_local() {
     let service = TestService::start().await;
     let organization = service.db.organization("cus_1").await;

@@ -4,19 +4,13 @@ use serde_json::{Value, json};
 use valuecanvas_billing::catalogue::{self, Catalogue};
 use valuecanvas_billing::stripe::client::Client;
 
-use super::world::{KEY, VISA, World, text};
-use crate::support::program::{Ran, program_on, run};
+use super::world::{VISA, World, text};
+use crate::support::program::{Ran, program_on, program_with_stripe, run, run_beside};
 
 pub async fn reconcile(world: &World, arguments: &[&str]) -> Ran {
     let arguments = [&["subscriptions", "reconcile", "--json"], arguments].concat();
-    let mut command = program_on(&world.service.db, &arguments);
-    command
-        .env("STRIPE_SECRET_KEY", KEY)
-        .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
-        .env("STRIPE_API_BASE", world.stripe.sandbox.url());
-    tokio::task::spawn_blocking(move || run(&mut command))
-        .await
-        .unwrap()
+    let command = program_with_stripe(&world.service.db, &world.stripe.sandbox.url(), &arguments);
+    run_beside(command).await
 }
 
 pub fn kinds(ran: &Ran) -> Vec<(String, bool)> {
@@ -137,6 +131,19 @@ async fn subscribed() -> (World, String, String) {
     let customer = world.customer(VISA).await;
     world.create("standard").await.ok();
     world.settle().await;
+    // What met a lock is tried again by itself.
+    for _ in 0..500 {
+        if world
+            .service
+            .db
+            .count("webhook_events WHERE NOT processed")
+            .await
+            == 0
+        {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     world.deliver_nothing().await;
     let id = text(&world.stripe.subscriptions(&customer).await[0], "id");
     (world, customer, id)

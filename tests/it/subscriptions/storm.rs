@@ -16,7 +16,7 @@ use valuecanvas_billing::tenancy::auth::Role;
 use super::world::{KEY, PREVIEW, REACTIVATE, START, SUBSCRIPTION, Stripe, VISA, text};
 use crate::support::TestDatabase;
 use crate::support::dice::Dice;
-use crate::support::program::{program_on, run};
+use crate::support::program::{program_with_stripe, run_beside};
 use crate::support::service::{WEBHOOKS, organization, token};
 use crate::support::serving::{Serving, serve_on};
 use crate::webhooks::workbench::verify_audit;
@@ -460,13 +460,12 @@ async fn audited(storm: &Storm, made: BTreeSet<String>) {
 
 /// `subscriptions reconcile` finds no drift either.
 async fn reconciled(storm: &Storm) {
-    let mut command = program_on(&storm.db, &["subscriptions", "reconcile", "--json"]);
-    command
-        .env("STRIPE_SECRET_KEY", KEY)
-        .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
-        .env("STRIPE_API_BASE", storm.stripe.sandbox.url());
-    let running = tokio::task::spawn_blocking(move || run(&mut command));
-    let ran = running.await.unwrap();
+    let command = program_with_stripe(
+        &storm.db,
+        &storm.stripe.sandbox.url(),
+        &["subscriptions", "reconcile", "--json"],
+    );
+    let ran = run_beside(command).await;
     assert_eq!(
         (ran.status, &ran.json()["drift"]),
         (0, &json!([])),

@@ -99,6 +99,7 @@ impl Stripe {
                 total: Duration::from_secs(10),
                 attempts: 3,
                 pause: Duration::from_millis(10),
+                counting: Duration::from_secs(2),
             },
         }
     }
@@ -403,7 +404,8 @@ impl World {
             let doubts = db
                 .count("billing_subscriptions WHERE ask_again_since IS NOT NULL")
                 .await;
-            if open + doubts == 0 {
+            let checkouts = db.count("checkout_sessions WHERE state = 'creating'").await;
+            if open + doubts + checkouts == 0 {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -10,11 +10,12 @@ pub const SECRET: &str = "whsec_test_secret";
 
 /// Signs `body` as of now with [`SECRET`].
 pub fn sign(body: &[u8]) -> String {
-    signature::sign(
-        &SigningSecret::new(SECRET),
-        body,
-        Timestamp::now().as_second(),
-    )
+    sign_with(SECRET, body)
+}
+
+pub fn sign_with(secret: &str, body: &[u8]) -> String {
+    let now = Timestamp::now().as_second();
+    signature::sign(&SigningSecret::new(secret), body, now)
 }
 
 /// An event around `object`, created at `created` (unix seconds).

@@ -5,6 +5,7 @@ pub mod database;
 pub mod dice;
 pub mod events;
 pub mod floods;
+pub mod issuer;
 pub mod libraries;
 pub mod product;
 pub mod program;

@@ -28,9 +28,23 @@ pub fn program_on(db: &TestDatabase, arguments: &[&str]) -> Command {
     command
 }
 
+/// The same, with the Stripe at `base`.
+pub fn program_with_stripe(db: &TestDatabase, base: &str, arguments: &[&str]) -> Command {
+    let mut command = program_on(db, arguments);
+    command
+        .env("STRIPE_SECRET_KEY", "sk_test_secret")
+        .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
+        .env("STRIPE_API_BASE", base);
+    command
+}
+
 /// Runs the program against `db` to its end, beside the servers of the test.
 pub async fn run_on(db: &TestDatabase, arguments: &[&str]) -> Ran {
-    let mut command = program_on(db, arguments);
+    run_beside(program_on(db, arguments)).await
+}
+
+/// Runs a command to its end, beside the servers of the test.
+pub async fn run_beside(mut command: Command) -> Ran {
     tokio::task::spawn_blocking(move || run(&mut command))
         .await
         .expect("the run does not panic")

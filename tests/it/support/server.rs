@@ -12,7 +12,8 @@ use embedded_postgres::EmbeddedPostgres;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _};
 use tempfile::TempDir;
-use tokio::net::{TcpListener, UnixStream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
 use valuecanvas_billing::app::EMBEDDED;
 use valuecanvas_billing::migrations;
@@ -189,11 +190,49 @@ fn succeed(command: &mut Command) {
     assert!(status.success(), "{command:?}");
 }
 
+async fn pass_on(
+    client: &mut TcpStream,
+    server: &mut UnixStream,
+    losing: &Mutex<Option<&'static str>>,
+) -> std::io::Result<()> {
+    let (mut from_client, mut from_server) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
+    let mut sent = Vec::new();
+    loop {
+        tokio::select! {
+            read = client.read(&mut from_client) => {
+                let read = read?;
+                if read == 0 {
+                    return Ok(());
+                }
+                let bytes = &from_client[..read];
+                server.write_all(bytes).await?;
+                sent.extend_from_slice(bytes);
+                let has = |text: &str| sent.windows(text.len()).any(|part| part == text.as_bytes());
+                let commits = bytes.windows(7).any(|part| part == b"COMMIT\0");
+                if commits && losing.lock().unwrap().take_if(|text| has(text)).is_some() {
+                    let answered = server.read(&mut from_server).await?;
+                    assert!(answered > 0, "the server answered");
+                    return Ok(());
+                }
+            }
+            read = server.read(&mut from_server) => {
+                let read = read?;
+                if read == 0 {
+                    return Ok(());
+                }
+                client.write_all(&from_server[..read]).await?;
+            }
+        }
+    }
+}
+
 /// An address that stays while what is behind it changes.
 pub struct Proxy {
     pub port: u16,
     target: Arc<Mutex<PathBuf>>,
     generation: watch::Sender<u64>,
+    /// What a session has sent whose next commit's answer is lost.
+    loses: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl Proxy {
@@ -203,17 +242,18 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let target = Arc::new(Mutex::new(socket_directory.to_owned()));
         let (generation, _) = watch::channel(0);
-        let (to, cut) = (target.clone(), generation.clone());
+        let loses = Arc::new(Mutex::new(None));
+        let (to, cut, losing) = (target.clone(), generation.clone(), loses.clone());
         tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
                 let socket = to.lock().unwrap().join(".s.PGSQL.5432");
-                let mut cut = cut.subscribe();
+                let (mut cut, losing) = (cut.subscribe(), losing.clone());
                 tokio::spawn(async move {
                     let Ok(mut server) = UnixStream::connect(socket).await else {
                         return;
                     };
                     tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                        _ = pass_on(&mut client, &mut server, &losing) => {}
                         _ = cut.changed() => {}
                     }
                 });
@@ -223,7 +263,19 @@ impl Proxy {
             port,
             target,
             generation,
+            loses,
         }
+    }
+
+    /// The next commit of a session that has sent `statement` takes effect, and the
+    /// session breaks instead of saying so.
+    pub fn lose_commit(&self, statement: &'static str) {
+        *self.loses.lock().unwrap() = Some(statement);
+    }
+
+    /// Whether there was such a commit.
+    pub fn has_lost_commit(&self) -> bool {
+        self.loses.lock().unwrap().is_none()
     }
 
     /// New connections lead elsewhere; those that are open go on.

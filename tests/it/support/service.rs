@@ -11,7 +11,7 @@ use uuid::Uuid;
 use valuecanvas_billing::app::{self, Database, Service, StartError};
 use valuecanvas_billing::catalogue::Catalogue;
 use valuecanvas_billing::config::{
-    ServeConfig, StripeApi, StripeConfig, SurfaceConfig, UsageConfig,
+    OutboundConfig, ServeConfig, StripeApi, StripeConfig, SurfaceConfig, UsageConfig,
 };
 use valuecanvas_billing::projection::UnknownCustomers;
 use valuecanvas_billing::stripe::signature::SigningSecret;
@@ -20,7 +20,7 @@ use valuecanvas_billing::tenancy::organizations::{self, NewOrganization};
 use valuecanvas_billing::webhooks::worker::Processor;
 
 use super::TestDatabase;
-use super::events::{SECRET, sign};
+use super::events::{SECRET, sign_with};
 
 pub const WEBHOOKS: &str = "/api/billing/webhooks/stripe";
 
@@ -43,6 +43,7 @@ pub struct Options {
     pub stripe_api: Option<StripeApi>,
     pub plans_file: Option<PathBuf>,
     pub usage: UsageConfig,
+    pub outbound: OutboundConfig,
 }
 
 impl Default for Options {
@@ -56,6 +57,7 @@ impl Default for Options {
             stripe_api: None,
             plans_file: None,
             usage: UsageConfig::default(),
+            outbound: OutboundConfig::default(),
         }
     }
 }
@@ -108,6 +110,7 @@ impl TestService {
             tolerance_secs: 300,
             trusted_proxies: 0,
             usage: options.usage,
+            outbound: options.outbound,
             retention: Default::default(),
             surface: options.surface,
         };
@@ -181,7 +184,8 @@ impl TestService {
     /// Delivers a signed event, which must be stored.
     pub async fn deliver(&self, event: &Value) -> Value {
         let body = event.to_string();
-        let response = self.deliver_raw(body.clone(), &sign(body.as_bytes())).await;
+        let signature = sign_with(self.secrets[0], body.as_bytes());
+        let response = self.deliver_raw(body, &signature).await;
         assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
         response.json().await.unwrap()
     }
@@ -242,20 +246,22 @@ impl TestService {
 pub async fn token(db: &TestDatabase, organization: Uuid, role: Role) -> String {
     let (user, token) = (Uuid::now_v7(), format!("vcs_{}", random_digits()));
     let digest = hex::encode(Sha256::digest(token.as_bytes()));
-    let (operator, role) = (role == Role::Operator, role.as_str());
+    let (reads, operator) = (role == Role::OperatorRead, role.is_operator());
+    let role = role.as_str();
     let of = if operator {
         "null".to_owned()
     } else {
         format!("'{organization}'")
     };
     db.execute(&format!(
-            "INSERT INTO users (id, email, operator) VALUES ('{user}', '{user}@example.com', {operator});
+        "INSERT INTO users (id, email, operator, operator_reads)
+               VALUES ('{user}', '{user}@example.com', {operator} AND NOT {reads}, {reads});
              INSERT INTO organization_members (organization_id, user_id, role)
                SELECT '{organization}', '{user}', '{role}' WHERE NOT {operator};
              INSERT INTO user_sessions (token_hash, user_id, for_organization_id, expires_at)
                VALUES ('\\x{digest}', '{user}', {of}, now() + interval '1 hour')"
-        ))
-        .await;
+    ))
+    .await;
     token
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use valuecanvas_billing::audit::{self, Actor};
 use valuecanvas_billing::db::TenantTx;
-use valuecanvas_billing::projection::{self, MirrorOutcome, StripeResponse};
+use valuecanvas_billing::projection::{self, MirrorOutcome, ResponseKind, StripeResponse};
 
 use super::workbench::{CUSTOMER, Workbench};
 use crate::support::events::{event, subscription};
@@ -30,6 +30,16 @@ fn caused_by(request: u128, mut event: Value) -> Value {
 }
 
 async fn mirror(bench: &Workbench, request: u128, at: i64, object: &Value) -> MirrorOutcome {
+    answer(bench, ResponseKind::Change, request, at, object).await
+}
+
+async fn answer(
+    bench: &Workbench,
+    kind: ResponseKind,
+    request: u128,
+    at: i64,
+    object: &Value,
+) -> MirrorOutcome {
     let mut tx = TenantTx::begin(&bench.processor.pool, bench.organization)
         .await
         .unwrap();
@@ -39,6 +49,7 @@ async fn mirror(bench: &Workbench, request: u128, at: i64, object: &Value) -> Mi
     let response = StripeResponse {
         organization_id: bench.organization,
         request: Uuid::from_u128(request),
+        kind,
         object,
         at: Timestamp::from_second(at).unwrap(),
         actor: Actor::User(Uuid::nil()),
@@ -139,6 +150,32 @@ async fn a_later_answer_of_the_same_second_replaces_it() {
     bench
         .shows(STATE, state("active", "enterprise", false))
         .await;
+}
+
+/// A question that was answered before a change of the same second is mirrored after it, or
+/// the other way round.
+#[tokio::test]
+async fn answers_of_one_second_that_differ_make_us_ask_stripe_again() {
+    let (change, question) = (ResponseKind::Change, ResponseKind::Question);
+    for (asked, changed, expected) in [(9, 10, "enterprise"), (11, 10, "standard")] {
+        for kind in [question, change] {
+            let bench = Workbench::new().await;
+            mirror(&bench, changed, 100, &of("active", "enterprise")).await;
+            let shown = answer(&bench, kind, asked, 100, &of("active", "standard")).await;
+            assert_eq!(shown.after["planTier"], expected);
+            let in_doubt = asked < changed || kind == question;
+            bench
+                .shows(STATE, state("active", expected, in_doubt))
+                .await;
+        }
+    }
+    // The same state leaves no doubt.
+    for asked in [9, 11] {
+        let bench = Workbench::new().await;
+        mirror(&bench, 10, 100, &of("active", "standard")).await;
+        answer(&bench, question, asked, 100, &of("active", "standard")).await;
+        bench.shows(STATE, state("active", "standard", false)).await;
+    }
 }
 
 #[tokio::test]

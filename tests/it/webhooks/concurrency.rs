@@ -11,7 +11,7 @@ use valuecanvas_billing::webhooks::worker::{Processor, Tally};
 
 use super::workbench::{PASS_TIME, Workbench, each_applied_once, failed_payment, subscribed};
 use crate::support::TestDatabase;
-use crate::support::program::{program_on, run};
+use crate::support::program::run_on;
 use crate::support::service::processor;
 
 async fn work_off(processor: &Processor) -> Tally {
@@ -54,8 +54,7 @@ async fn the_retry_job_and_serve_never_work_on_the_same_event() {
     let bench = Workbench::new().await;
     let events: Vec<Value> = (0..600).map(|n| failed_payment(n, "cus_1")).collect();
     bench.store(&events).await;
-    let mut job = program_on(&bench.db, &["webhooks", "retry", "--json"]);
-    let job = tokio::task::spawn_blocking(move || run(&mut job));
+    let job = run_on(&bench.db, &["webhooks", "retry", "--json"]);
     let served = async {
         let mut served = Tally::default();
         while bench.db.count("webhook_events WHERE NOT processed").await > 0 {
@@ -64,7 +63,6 @@ async fn the_retry_job_and_serve_never_work_on_the_same_event() {
         served
     };
     let (job, served) = tokio::join!(job, served);
-    let job = job.unwrap();
     assert_eq!(job.status, 0, "{}", job.stderr);
     let by_job = job.json()["succeeded"].as_u64().unwrap();
     assert_eq!(by_job + served.succeeded, 600);

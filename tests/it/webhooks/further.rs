@@ -63,6 +63,82 @@ async fn refunds_are_mirrored_with_an_alert_for_each() {
     .await;
 }
 
+fn refund(id: &str, amount: i64, status: &str) -> Value {
+    json!({"id": id, "object": "refund", "charge": "ch_1", "payment_intent": "pi_1",
+           "amount": amount, "currency": "usd", "status": status, "metadata": {},
+           "failure_reason": (status == "failed").then_some("lost_or_stolen_card")})
+}
+
+#[tokio::test]
+async fn a_refund_that_fails_is_not_refunded_any_more_and_somebody_hears_of_it() {
+    let failed = || refund("re_2", 9_000, "failed");
+    let events = [
+        event("evt_1", "charge.succeeded", 100, charge(0)),
+        event(
+            "evt_2",
+            "refund.created",
+            150,
+            refund("re_1", 900, "succeeded"),
+        ),
+        event("evt_3", "charge.refunded", 150, charge(900)),
+        event(
+            "evt_4",
+            "refund.created",
+            200,
+            refund("re_2", 9_000, "succeeded"),
+        ),
+        event("evt_5", "charge.refunded", 200, charge(9_900)),
+        event("evt_6", "charge.refund.updated", 300, failed()),
+        event("evt_7", "refund.updated", 300, failed()),
+        event("evt_8", "refund.failed", 300, failed()),
+    ];
+    both_ways(&events, async |bench| {
+        bench
+            .shows(
+                "SELECT amount_refunded, refunded FROM billing_charges",
+                json!({"amount_refunded": 900, "refunded": false}),
+            )
+            .await;
+        assert_eq!(
+            bench
+                .rows("SELECT message FROM billing_alerts WHERE kind = 'refund_failed'")
+                .await,
+            json!([{"message": "the refund of 90.00 USD of charge ch_1 failed (lost_or_stolen_card): \
+                                the customer does not have the money, so pay it back in another way"}])
+        );
+        // Another refund is counted by the charge, which has left out the failed one.
+        bench
+            .process(&[event("evt_9", "charge.refunded", 400, charge(1_900))])
+            .await;
+        bench
+            .shows(
+                "SELECT amount_refunded, amount_refunded_told FROM billing_charges",
+                json!({"amount_refunded": 1_900, "amount_refunded_told": null}),
+            )
+            .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_canceled_or_fails_in_the_second_of_its_refund_is_not_refunded_either() {
+    for (status, told) in [("canceled", "refund.updated"), ("failed", "refund.failed")] {
+        let events = [
+            event("evt_1", "charge.refunded", 100, charge(9_900)),
+            event("evt_2", told, 100, refund("re_1", 9_900, status)),
+        ];
+        both_ways(&events, async |bench| {
+            bench
+                .shows(
+                    "SELECT amount_refunded, refunded FROM billing_charges",
+                    json!({"amount_refunded": 0, "refunded": false}),
+                )
+                .await;
+        })
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn disputes_are_mirrored_and_their_ends_stay() {
     let events = [

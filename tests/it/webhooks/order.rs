@@ -100,7 +100,7 @@ async fn arena() -> (Workbench, [Organization; 3]) {
 const RESTORED: [&str; 3] = ["organizations", "billing_customers", "usage_quotas"];
 
 /// Everything that events decide, and what of it they do not.
-const DECIDED: [&str; 17] = [
+const DECIDED: [&str; 18] = [
     "organizations",
     "billing_customers",
     "usage_quotas",
@@ -113,6 +113,7 @@ const DECIDED: [&str; 17] = [
     "billing_charges",
     "billing_payment_methods",
     "billing_disputes",
+    "billing_refunds",
     "billing_invoice_payments",
     "billing_checkout_sessions",
     "billing_deleted_invoices",
@@ -173,6 +174,8 @@ async fn mirrored(db: &TestDatabase, history: &History) -> Value {
            FROM billing_payment_methods
          UNION ALL
          SELECT stripe_dispute_id, status, jsonb_build_array(amount) FROM billing_disputes
+         UNION ALL
+         SELECT stripe_refund_id, status, jsonb_build_array(amount) FROM billing_refunds
          UNION ALL
          SELECT stripe_invoice_payment_id, status, jsonb_build_array(stripe_invoice_id)
            FROM billing_invoice_payments

@@ -106,6 +106,13 @@ fn object_of(event_type: &str) -> (&'static str, Value, Option<Value>) {
             ),
         ),
         "charge.refunded" => ("charge", json!({"amount_refunded": 9900, "refunded": true})),
+        "refund.failed" => (
+            "refund",
+            json!({"status": "failed", "failure_reason": "lost_or_stolen_card"}),
+        ),
+        other if other.starts_with("refund.") || other.starts_with("charge.refund.") => {
+            ("refund", json!({}))
+        }
         "charge.dispute.closed" => ("dispute", json!({"status": "lost"})),
         other if other.starts_with("charge.dispute.") => ("dispute", json!({})),
         "payment_method.detached" => {

@@ -108,6 +108,21 @@ pub fn attempt_decided(
     }
 }
 
+/// The cardholder did not confirm: another payment method is needed.
+pub fn fail_authentication(
+    state: &mut State,
+    id: &str,
+    method: &str,
+    now_secs: i64,
+) -> Result<ApiError, ApiError> {
+    let error = ApiError::card(
+        "payment_intent_authentication_failure",
+        None,
+        "We are unable to authenticate your payment method. Please choose a different payment method and try again.",
+    );
+    record_failure(state, id, Some(method), error, now_secs)
+}
+
 /// The error when there is no payment method to charge.
 #[must_use]
 pub fn no_payment_method() -> ApiError {

@@ -10,6 +10,7 @@ pub mod describe;
 pub mod finalize;
 pub mod lines;
 pub mod model;
+pub mod page;
 pub mod pdf;
 pub mod preview;
 pub mod render;

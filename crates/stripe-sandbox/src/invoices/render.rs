@@ -24,6 +24,8 @@ impl Invoice {
         let base = state.config.public_url.as_deref().unwrap_or_default();
         let pdf = format!("{base}/_sandbox/invoices/{}/pdf", self.id);
         let pdf = self.transitions.finalized.map(|_| pdf);
+        let page = format!("{base}/i/{}", self.id);
+        let page = self.transitions.finalized.map(|_| page);
         let (subtotal, total) = (self.subtotal(), self.total());
         let mut object = json!({
             "id": self.id,
@@ -50,7 +52,7 @@ impl Invoice {
             "effective_at": self.transitions.finalized,
             "ending_balance": self.ending_balance,
             "footer": self.footer,
-            "hosted_invoice_url": pdf,
+            "hosted_invoice_url": page,
             "invoice_pdf": pdf,
             "lines": self.render_lines(state, shape),
             "metadata": self.metadata,

@@ -27,6 +27,8 @@ pub enum Status {
     RequiresPaymentMethod,
     /// The cardholder must authenticate.
     RequiresAction,
+    /// A bank debit is under way.
+    Processing,
     Succeeded,
     Canceled,
 }
@@ -36,6 +38,7 @@ impl Status {
         match self {
             Self::RequiresPaymentMethod => "requires_payment_method",
             Self::RequiresAction => "requires_action",
+            Self::Processing => "processing",
             Self::Succeeded => "succeeded",
             Self::Canceled => "canceled",
         }
@@ -233,7 +236,10 @@ fn confirm(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let id = call.id();
     let state = &mut *call.state;
     let intent = find(state, &id)?.clone();
-    if matches!(intent.status, Status::Succeeded | Status::Canceled) {
+    if matches!(
+        intent.status,
+        Status::Processing | Status::Succeeded | Status::Canceled
+    ) {
         return Err(ApiError::invalid(format!(
             "This PaymentIntent's status is {}, so it cannot be confirmed.",
             intent.status.name()
@@ -269,8 +275,11 @@ fn confirm(call: &mut Call<'_>) -> Result<Value, ApiError> {
     }
 }
 
+/// The cardholder answers the bank: confirms, or with `outcome=fail` does not.
 fn authenticate(call: &mut Call<'_>) -> Result<Value, ApiError> {
-    call.no_params()?;
+    let mut params = call.take_params();
+    let fails = params.choice("outcome", &["succeed", "fail"])? == Some("fail");
+    params.finish()?;
     let id = call.id();
     let intent = find(call.state, &id)?.clone();
     let (Status::RequiresAction, Some(method)) = (intent.status, &intent.payment_method) else {
@@ -279,6 +288,10 @@ fn authenticate(call: &mut Call<'_>) -> Result<Value, ApiError> {
         ));
     };
     let now = call.state.now_for(&intent.customer);
-    collect::take_payment(call.state, &intent.invoice, method, now)?;
+    if fails {
+        collect::fail_authentication(call.state, &intent.invoice, method, now)?;
+    } else {
+        collect::take_payment(call.state, &intent.invoice, method, now)?;
+    }
     call.render(&id)
 }

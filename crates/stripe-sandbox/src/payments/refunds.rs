@@ -1,4 +1,5 @@
-//! Refunds of charges, in full or in part.
+//! Refunds of charges, in full or in part. They succeed at once, and may fail later, when
+//! the bank cannot take the money.
 
 use serde_json::{Value, json};
 
@@ -10,10 +11,12 @@ use crate::payments::charges::Charge;
 use crate::state::State;
 use crate::store::Keyed;
 
+/// The route under `/_sandbox` plays the bank.
 pub const ROUTES: &[Route] = &[
     post("/v1/refunds", create),
     get("/v1/refunds", list),
     get("/v1/refunds/{id}", retrieve),
+    post("/_sandbox/refunds/{id}/fail", fail),
 ];
 
 const REASONS: [&str; 3] = ["duplicate", "fraudulent", "requested_by_customer"];
@@ -28,6 +31,7 @@ pub struct Refund {
     charge: String,
     payment_intent: String,
     reason: Option<&'static str>,
+    failure_reason: Option<&'static str>,
     metadata: Metadata,
 }
 
@@ -50,12 +54,13 @@ impl Refund {
             "created": self.created_secs,
             "currency": self.currency,
             "destination_details": { "card": { "type": "refund" }, "type": "card" },
+            "failure_reason": self.failure_reason,
             "metadata": self.metadata,
             "payment_intent": self.payment_intent,
             "reason": self.reason,
             "receipt_number": null,
             "source_transfer_reversal": null,
-            "status": "succeeded",
+            "status": if self.failure_reason.is_some() { "failed" } else { "succeeded" },
             "transfer_reversal": null,
         })
     }
@@ -167,6 +172,7 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
         charge: charge_id.clone(),
         payment_intent: intent,
         reason,
+        failure_reason: None,
         metadata,
     });
     let before = state.snapshot(&charge_id);
@@ -178,13 +184,42 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     call.render(&id)
 }
 
+/// The bank sends the money back: the charge is not refunded any more.
+fn fail(call: &mut Call<'_>) -> Result<Value, ApiError> {
+    call.no_params()?;
+    let id = call.id();
+    let state = &mut *call.state;
+    let refund = find(state, &id)?.clone();
+    if refund.failure_reason.is_some() {
+        return Err(ApiError::invalid("This refund has failed already."));
+    }
+    let charge = state.charges.get(&refund.charge);
+    let now = charge.map_or(state.wall_secs, |charge| state.now_for(&charge.customer));
+    let before = state.snapshot(&id);
+    if let Some(refund) = state.refunds.get_mut(&id) {
+        refund.failure_reason = Some("expired_or_canceled_card");
+    }
+    if let Some(charge) = state.charges.get_mut(&refund.charge) {
+        charge.refunded_amount -= refund.amount;
+    }
+    for told in ["charge.refund.updated", "refund.updated"] {
+        state.emit_update(told, &id, before.clone(), now);
+    }
+    state.emit("refund.failed", &id, now);
+    call.render(&id)
+}
+
+fn find<'a>(state: &'a State, id: &str) -> Result<&'a Refund, ApiError> {
+    state
+        .refunds
+        .get(id)
+        .ok_or_else(|| ApiError::no_such("refund", id, "id"))
+}
+
 fn retrieve(call: &mut Call<'_>) -> Result<Value, ApiError> {
     call.no_params()?;
     let id = call.id();
-    let refund = call.state.refunds.get(&id);
-    refund
-        .map(Refund::render)
-        .ok_or_else(|| ApiError::no_such("refund", &id, "id"))
+    find(call.state, &id).map(Refund::render)
 }
 
 fn list(call: &mut Call<'_>) -> Result<Value, ApiError> {

@@ -12,7 +12,7 @@ use crate::state::State;
 use crate::subscription_schedules::transition;
 use crate::subscriptions::change::{Catalogue, ChangeRequest, ProrationBehavior};
 use crate::subscriptions::model::{Status, Subscription};
-use crate::subscriptions::{prorations, request};
+use crate::subscriptions::{pending, prorations, request};
 
 /// `DELETE /v1/subscriptions/{id}`.
 pub fn delete(call: &mut Call<'_>) -> Result<Value, ApiError> {
@@ -144,6 +144,7 @@ pub fn now(
     reason: &'static str,
     now_secs: i64,
 ) -> Result<(), ApiError> {
+    pending::discard(state, id, now_secs)?;
     let incomplete = state.subscription(id, "id")?.status == Status::Incomplete;
     {
         let subscription = state.subscription_mut(id)?;

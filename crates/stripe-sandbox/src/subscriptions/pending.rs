@@ -1,11 +1,16 @@
 //! Pending updates. With `payment_behavior=pending_if_incomplete`, a change
-//! takes effect once its invoice is paid, and is discarded after 23 hours.
+//! takes effect once its invoice is paid. It is discarded after 23 hours, or when the
+//! period or the trial ends, or when the invoice is voided.
 
 use serde_json::{Value, json};
 
+use crate::discounts::model as discount;
+use crate::discounts::model::Discount;
+use crate::discounts::redeem;
 use crate::error::ApiError;
 use crate::invoices::model::Status as InvoiceStatus;
 use crate::invoices::{assemble, collect, finalize};
+use crate::metadata::Metadata;
 use crate::shape::Shape;
 use crate::state::State;
 use crate::subscriptions::change::{Change, Invoicing};
@@ -24,6 +29,23 @@ pub struct PendingUpdate {
     pub invoice: Option<String>,
     /// When the change is discarded.
     pub expires_secs: i64,
+    pub also: Also,
+}
+
+/// What a change sets besides items and timing.
+#[derive(Debug, Clone, Default)]
+pub struct Also {
+    /// Merged into the metadata; an empty value removes its key.
+    pub metadata: Vec<(String, String)>,
+    pub discounts: Option<Vec<Discount>>,
+}
+
+impl Also {
+    /// The metadata that are set.
+    fn set(&self) -> Metadata {
+        let set = self.metadata.iter().filter(|(_, value)| !value.is_empty());
+        set.cloned().collect()
+    }
 }
 
 impl PendingUpdate {
@@ -38,6 +60,8 @@ impl PendingUpdate {
             .collect();
         json!({
             "billing_cycle_anchor": after.anchor_secs,
+            "discounts": self.also.discounts.as_deref().map(discount::ids),
+            "metadata": (!self.also.metadata.is_empty()).then(|| self.also.set()),
             "expires_at": self.expires_secs,
             "subscription_items": items,
             "trial_end": null,
@@ -52,6 +76,7 @@ pub fn defer_unless_paid(
     state: &mut State,
     before: &Subscription,
     change: &Change,
+    also: Also,
     now_secs: i64,
 ) -> Result<bool, ApiError> {
     if change.invoice == Invoicing::Later {
@@ -69,7 +94,13 @@ pub fn defer_unless_paid(
     if decision == IssuerDecision::Approve {
         return Ok(false);
     }
-    let expires_secs = now_secs + PENDING_SECS;
+    let trial_end = before
+        .trial
+        .map(|(_, end)| end)
+        .filter(|_| before.on_trial());
+    let expires_secs = (now_secs + PENDING_SECS)
+        .min(before.period.end_secs())
+        .min(trial_end.unwrap_or(i64::MAX));
     let id = before.id.clone();
     let snapshot = state.snapshot(&id);
     let invoice = finalize::record(state, draft, now_secs)?;
@@ -78,6 +109,7 @@ pub fn defer_unless_paid(
         after: Box::new(change.after.clone()),
         invoice: Some(invoice.clone()),
         expires_secs,
+        also,
     });
     state.emit_update("customer.subscription.updated", &id, snapshot, now_secs);
     finalize::finalize(state, &invoice, now_secs)?;
@@ -96,7 +128,8 @@ pub fn awaits(subscription: &Subscription, invoice: &str) -> bool {
 pub fn apply(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
     let before = state.snapshot(id);
     let subscription = state.subscription_mut(id)?;
-    let mut paid = None;
+    let discounts_before = subscription.discounts.clone();
+    let (mut paid, mut redeemed) = (None, None);
     if let Some(pending) = subscription.pending_update.take() {
         let after = *pending.after;
         subscription.items = after.items;
@@ -105,7 +138,21 @@ pub fn apply(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError>
         subscription.period = after.period;
         subscription.status = after.status;
         subscription.trial = after.trial;
+        for (key, value) in pending.also.metadata {
+            if value.is_empty() {
+                subscription.metadata.remove(&key);
+            } else {
+                subscription.metadata.insert(key, value);
+            }
+        }
+        if let Some(discounts) = pending.also.discounts {
+            subscription.discounts.clone_from(&discounts);
+            redeemed = Some(discounts);
+        }
         paid = pending.invoice;
+    }
+    if let Some(discounts) = redeemed {
+        redeem::record(state, &discounts_before, &discounts, now_secs);
     }
     if let Some(invoice) = paid.and_then(|id| state.invoices.get(&id)).cloned() {
         share::remember(state, &invoice);

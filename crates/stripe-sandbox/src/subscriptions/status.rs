@@ -97,6 +97,10 @@ pub fn after_void(
     now_secs: i64,
 ) -> Result<(), ApiError> {
     let subscription = state.subscription(id, "id")?;
+    if pending::awaits(subscription, &invoice.id) {
+        pending::discard(state, id, now_secs)?;
+        return Ok(());
+    }
     let latest = subscription.latest_invoice.as_ref() == Some(&invoice.id);
     match subscription.status {
         Status::Incomplete if invoice.reason == "subscription_create" => {

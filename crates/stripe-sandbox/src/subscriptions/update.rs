@@ -249,15 +249,14 @@ pub fn apply_params(state: &mut State, id: &str, mut params: Params) -> Result<(
     settings.check_pending(behavior)?;
     let at_period_end = settings.cancel_at_period_end == Some(true);
     periods::check_end(&change.after, at_period_end, state.catalogue())?;
-    for (name, given) in [
-        ("discounts", !discounts.is_keep()),
-        ("automatic_tax", !tax.is_keep()),
-    ] {
-        if given && behavior == PaymentBehavior::PendingIfIncomplete {
-            return Err(not_if_pending(name));
-        }
+    if !tax.is_keep() && behavior == PaymentBehavior::PendingIfIncomplete {
+        return Err(not_if_pending("automatic_tax"));
     }
     settings.metadata.check_room(&before.metadata, "metadata")?;
+    let also = pending::Also {
+        metadata: settings.metadata.pairs(),
+        discounts: request.discounts.clone(),
+    };
     settings.apply(&mut change.after, now);
     tax.apply(state, &mut change.after)?;
     credits::link_credits(state, &mut change.prorations);
@@ -276,7 +275,7 @@ pub fn apply_params(state: &mut State, id: &str, mut params: Params) -> Result<(
         change.after.pending_update = None;
     }
     if behavior == PaymentBehavior::PendingIfIncomplete
-        && pending::defer_unless_paid(state, &before, &change, now)?
+        && pending::defer_unless_paid(state, &before, &change, also, now)?
     {
         return Ok(());
     }

@@ -2,6 +2,7 @@
 //! looks inside it.
 
 mod catalogue;
+mod checkout;
 mod clocks;
 mod currencies;
 mod details;

@@ -255,3 +255,46 @@ async fn usage_within_a_trial_is_free() {
     let invoice = world.latest_invoice(&text(&subscription, "id")).await;
     assert_eq!(invoice["total"], 5_000);
 }
+
+/// Stripe counts what it accepts some time later: until then neither a summary nor an
+/// invoice has it.
+#[tokio::test]
+async fn late_usage_is_on_no_invoice_that_is_made_before_it_is_counted() {
+    let world = World::new().await;
+    let meter = meter(&world).await;
+    let price = metered_price(&world, &meter).await;
+    let clock = world.clock(START).await;
+    let customer = world.customer(&clock, "pm_card_visa").await;
+    let subscription = world.subscribe(&customer, &price, "flexible").await;
+    let preview = [("subscription", &*text(&subscription, "id"))];
+    let (from, to) = (START.to_string(), (START + 600).to_string());
+    let path = format!("/v1/billing/meters/{meter}/event_summaries");
+    let fields = [
+        ("customer", customer.as_str()),
+        ("start_time", from.as_str()),
+        ("end_time", to.as_str()),
+    ];
+    // Units, and what they cost.
+    let counted = async || {
+        let summaries = world.get(&path, &fields).await.ok();
+        let invoice = world
+            .post("/v1/invoices/create_preview", &preview)
+            .await
+            .ok();
+        (
+            summaries["data"][0]["aggregated_value"].as_i64(),
+            invoice["total"].as_i64(),
+        )
+    };
+    let fault = [("fault", "late_usage")];
+    world.post("/_sandbox/faults", &fault).await.ok();
+    assert_eq!(report(&world, &customer, "5", START, "a").await, 200);
+    assert_eq!(report(&world, &customer, "2", START, "b").await, 200);
+    assert_eq!(counted().await, (Some(2), Some(200)));
+    world.delete("/_sandbox/faults", &[]).await.ok();
+    assert_eq!(counted().await, (Some(7), Some(700)));
+    let fault = [("fault", "late_usage"), ("after", "0")];
+    world.post("/_sandbox/faults", &fault).await.ok();
+    assert_eq!(report(&world, &customer, "1", START, "c").await, 200);
+    assert_eq!(counted().await, (Some(8), Some(800)));
+}

@@ -412,6 +412,33 @@ async fn a_charge_is_refunded_in_part_then_in_full_and_no_more() {
 }
 
 #[tokio::test]
+async fn a_refund_that_succeeded_fails_and_can_be_made_again() {
+    let world = World::new().await;
+    let (_, charge) = paid_with(&world, "pm_card_visa").await;
+    let whole = [("charge", charge.as_str())];
+    let refund = world.post("/v1/refunds", &whole).await.ok();
+    let path = format!("/_sandbox/refunds/{}/fail", text(&refund, "id"));
+    world.post(&path, &[]).await.ok();
+    let failed = newest_event(&world, "refund.failed").await["object"].clone();
+    assert_eq!(
+        (&failed["status"], &failed["failure_reason"]),
+        (&"failed".into(), &"expired_or_canceled_card".into())
+    );
+    for told in ["charge.refund.updated", "refund.updated"] {
+        let event = newest_event(&world, told).await;
+        assert_eq!(event["object"], failed);
+        assert_eq!(event["previous_attributes"]["status"], "succeeded");
+    }
+    let now = world.get(&format!("/v1/charges/{charge}"), &[]).await.ok();
+    assert_eq!(
+        (&now["amount_refunded"], &now["refunded"]),
+        (&0.into(), &false.into())
+    );
+    world.post(&path, &[]).await.error(400);
+    world.post("/v1/refunds", &whole).await.ok();
+}
+
+#[tokio::test]
 async fn a_dispute_is_lost_or_won() {
     let world = World::new().await;
     for (decision, outcome) in [

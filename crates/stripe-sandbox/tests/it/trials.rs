@@ -246,6 +246,27 @@ async fn a_pending_update_is_discarded_if_not_paid_in_time() {
 }
 
 #[tokio::test]
+async fn a_pending_update_ends_with_its_invoice_and_with_its_subscription() {
+    for voids in [true, false] {
+        let world = World::new().await;
+        let (_, _, small, waiting, _) = pending(&world).await;
+        let id = text(&waiting, "id");
+        let invoice = text(&waiting, "latest_invoice");
+        if voids {
+            let path = format!("/v1/invoices/{invoice}/void");
+            world.post(&path, &[]).await.ok();
+        } else {
+            let path = format!("/v1/subscriptions/{id}");
+            world.delete(&path, &[]).await.ok();
+        }
+        let after = world.subscription(&id).await;
+        assert_eq!(after["pending_update"], Value::Null);
+        assert_eq!(after["items"]["data"][0]["price"]["id"], small.as_str());
+        assert_eq!(world.invoice(&invoice).await["status"], "void");
+    }
+}
+
+#[tokio::test]
 async fn subscriptions_have_the_fields_of_their_version() {
     for version in [None, Some(OLD), Some("2026-08-26.dahlia")] {
         let mut world = World::new().await;

@@ -250,13 +250,17 @@ async function trialsAndPauses({small, large}) {
     items: [{id: resumed.items.data[0].id, price: large.id}],
     proration_behavior: 'always_invoice',
     payment_behavior: 'pending_if_incomplete',
+    metadata: {plan: 'large'},
   });
+  assert.deepEqual(waiting.pending_update.metadata, {plan: 'large'});
+  assert.equal(waiting.metadata.plan, undefined);
   assert.equal(waiting.pending_update.subscription_items[0].price.id, large.id);
   assert.equal(waiting.items.data[0].price.id, small.id);
   const rich = await stripe.paymentMethods.attach('pm_card_visa', {customer: customer.id});
   await stripe.invoices.pay(waiting.latest_invoice, {payment_method: rich.id});
   const changed = await stripe.subscriptions.retrieve(paused.id);
   assert.equal(changed.items.data[0].price.id, large.id);
+  assert.equal(changed.metadata.plan, 'large');
   const types = (await stripe.events.list({limit: 100})).data.map((event) => event.type);
   for (const type of ['paused', 'resumed', 'pending_update_applied']) {
     assert.ok(types.includes(`customer.subscription.${type}`), type);
@@ -389,12 +393,56 @@ async function refusals() {
   assert.equal(expanded.sources.data.length, 0);
 }
 
+async function checkout(price) {
+  const customer = await stripe.customers.create({});
+  const session = await stripe.checkout.sessions.create({
+    mode: 'subscription',
+    customer: customer.id,
+    line_items: [{price, quantity: 1}],
+    success_url: 'https://app.test/ok?s={CHECKOUT_SESSION_ID}',
+    cancel_url: 'https://app.test/back',
+    subscription_data: {trial_period_days: 7, metadata: {order: '7'}},
+  });
+  assert.equal(session.status, 'open');
+  const page = await fetch(session.url, {
+    method: 'POST',
+    body: new URLSearchParams({action: 'pay', number: '4242424242424242'}),
+    redirect: 'manual',
+  });
+  assert.equal(page.headers.get('location'), `https://app.test/ok?s=${session.id}`);
+  const done = await stripe.checkout.sessions.retrieve(session.id, {expand: ['subscription']});
+  assert.equal(done.status, 'complete');
+  assert.equal(done.subscription.status, 'trialing');
+  const items = await stripe.checkout.sessions.listLineItems(session.id);
+  assert.equal(items.data[0].price.id, price);
+  const other = await stripe.checkout.sessions.create({
+    mode: 'setup',
+    customer: customer.id,
+    payment_method_types: ['card'],
+    success_url: 'https://app.test/cards',
+  });
+  assert.equal((await stripe.checkout.sessions.expire(other.id)).status, 'expired');
+  const intent = await stripe.setupIntents.create({customer: customer.id, usage: 'off_session'});
+  const saved = await stripe.setupIntents.confirm(intent.id, {payment_method: 'pm_card_visa'});
+  assert.equal(saved.status, 'succeeded');
+  const configuration = await stripe.billingPortal.configurations.create({
+    features: {invoice_history: {enabled: true}, subscription_cancel: {enabled: false}},
+  });
+  const portal = await stripe.billingPortal.sessions.create({
+    customer: customer.id,
+    configuration: configuration.id,
+    return_url: 'https://app.test',
+  });
+  assert.match(portal.url, /\/p\/session\//);
+}
+
 const prices = await catalogue();
 await upgradeAndRenewal(prices);
 await declines(prices);
 await refundsAndDisputes(prices);
 await drafts(prices);
 await trialsAndPauses(prices);
+await checkout(prices.small.id);
 await currencies();
 await schedules(prices);
 await discounts(prices);

@@ -6,6 +6,9 @@ an API version before 2025-03-31.basil, so it sees the older shape.
 
 import sys
 import threading
+import urllib.error
+import urllib.parse
+import urllib.request
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -290,6 +293,41 @@ def signed_events(api):
     api.v1.webhook_endpoints.delete(endpoint.id)
 
 
+def checkout_and_portal(api):
+    price = make_price(api, 1_000, "python_checkout")
+    customer = api.v1.customers.create({})
+    session = api.v1.checkout.sessions.create(
+        {
+            "mode": "subscription",
+            "customer": customer.id,
+            "line_items": [{"price": price.id, "quantity": 2}],
+            "success_url": "https://app.test/ok",
+        }
+    )
+    assert session.amount_total == 2_000, session.amount_total
+    form = urllib.parse.urlencode({"action": "pay", "number": "4242424242424242"}).encode()
+    try:
+        urllib.request.build_opener(NoRedirects).open(session.url, form)
+        raise AssertionError("the page redirects")
+    except urllib.error.HTTPError as answer:
+        assert answer.headers["location"] == "https://app.test/ok", answer.headers
+    done = api.v1.checkout.sessions.retrieve(session.id, {"expand": ["subscription"]})
+    assert done.payment_status == "paid" and done.subscription.status == "active"
+    intent = api.v1.setup_intents.create({"customer": customer.id})
+    assert api.v1.setup_intents.cancel(intent.id).status == "canceled"
+    features = {"subscription_cancel": {"enabled": False}}
+    configuration = api.v1.billing_portal.configurations.create({"features": features})
+    portal = api.v1.billing_portal.sessions.create(
+        {"customer": customer.id, "configuration": configuration.id}
+    )
+    assert portal.url
+
+
+class NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_):
+        return None
+
+
 def main():
     base = sys.argv[1]
     api = client(base)
@@ -297,6 +335,7 @@ def main():
     upcoming_invoice(base)
     refunds_disputes_and_drafts(api)
     trials_without_a_card(api)
+    checkout_and_portal(api)
     scheduled_cancellation(api)
     customer_discount(api)
     included_tax(api)

@@ -121,7 +121,29 @@ pub async fn count(
             What::UsageAlerts => {
                 sqlx::query_scalar!(
                     r#"SELECT count(*) AS "rows!" FROM usage_alerts
-                    WHERE delivered_at < $1 AND period_end < now()"#,
+                    WHERE (delivered_at < $1 OR failed_at < $1 AND attempts = 0)
+                      AND period_end < now()"#,
+                    at as _
+                )
+                .fetch_one(conn)
+                .await
+            }
+            What::Reservations => {
+                sqlx::query_scalar!(
+                    r#"SELECT count(*) AS "rows!" FROM usage_reservations WHERE settled_at < $1"#,
+                    at as _
+                )
+                .fetch_one(conn)
+                .await
+            }
+            What::OutboundEvents => {
+                sqlx::query_scalar!(
+                    r#"SELECT count(*) AS "rows!" FROM outbound_events e
+                    WHERE created_at < $1
+                      AND NOT EXISTS (SELECT FROM outbound_deliveries d
+                                        JOIN outbound_endpoints p ON p.id = d.endpoint_id
+                                       WHERE d.organization_id = e.organization_id
+                                         AND d.sequence = e.sequence AND d.status = 'pending')"#,
                     at as _
                 )
                 .fetch_one(conn)

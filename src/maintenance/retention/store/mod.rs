@@ -231,8 +231,8 @@ pub async fn job_runs(
     .map(i64::unsigned_abs)
 }
 
-/// Removes usage alerts that the application was told of, and whose period is
-/// over: the totals remember that they were raised.
+/// Removes usage alerts that the application was told of, or that no endpoint wanted, and
+/// whose period is over: the totals remember that they were raised.
 pub async fn usage_alerts(
     conn: &mut PgConnection,
     before: Timestamp,
@@ -247,5 +247,66 @@ pub async fn usage_alerts(
         before.to_sqlx() as _,
         limit
     );
+    let gone = gone.execute(&mut *conn).await?.rows_affected();
+    let left = limit.saturating_sub_unsigned(gone);
+    let unwanted = sqlx::query!(
+        "DELETE FROM usage_alerts
+          WHERE (organization_id, metric, period_start, threshold) IN (
+            SELECT organization_id, metric, period_start, threshold FROM usage_alerts
+             WHERE failed_at IS NOT NULL AND attempts = 0 AND raised_at < $1
+               AND failed_at < $1 AND period_end < now()
+             ORDER BY raised_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
+        before.to_sqlx() as _,
+        left
+    );
+    Ok(gone + unwanted.execute(conn).await?.rows_affected())
+}
+
+/// Removes settled reservations of the product's.
+pub async fn reservations(
+    conn: &mut PgConnection,
+    before: Timestamp,
+    limit: i64,
+) -> Result<u64, sqlx::Error> {
+    let gone = sqlx::query!(
+        "DELETE FROM usage_reservations
+          WHERE (organization_id, id) IN (
+            SELECT organization_id, id FROM usage_reservations
+             WHERE settled_at < $1
+             ORDER BY settled_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
+        before.to_sqlx() as _,
+        limit
+    );
     Ok(gone.execute(conn).await?.rows_affected())
+}
+
+/// Removes events that no endpoint waits for, with their deliveries.
+pub async fn outbound_events(
+    conn: &mut PgConnection,
+    before: Timestamp,
+    limit: i64,
+) -> Result<u64, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"WITH old AS MATERIALIZED (
+             SELECT organization_id, sequence FROM outbound_events e
+              WHERE created_at < $1
+                AND NOT EXISTS (SELECT FROM outbound_deliveries d
+                                  JOIN outbound_endpoints p ON p.id = d.endpoint_id
+                                 WHERE d.organization_id = e.organization_id
+                                   AND d.sequence = e.sequence AND d.status = 'pending')
+              ORDER BY created_at LIMIT $2 FOR UPDATE OF e SKIP LOCKED),
+           gone AS (
+             DELETE FROM outbound_events e USING old
+              WHERE e.organization_id = old.organization_id AND e.sequence = old.sequence
+             RETURNING 1),
+           delivered AS (
+             DELETE FROM outbound_deliveries d USING old
+              WHERE d.organization_id = old.organization_id AND d.sequence = old.sequence)
+           SELECT count(*) AS "gone!" FROM gone"#,
+        before.to_sqlx() as _,
+        limit
+    )
+    .fetch_one(conn)
+    .await
+    .map(i64::unsigned_abs)
 }

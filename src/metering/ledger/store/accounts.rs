@@ -52,6 +52,9 @@ struct AccountRow {
     grace_start: Option<jiff_sqlx::Timestamp>,
     grace_expires: Option<jiff_sqlx::Timestamp>,
     grace_ended: bool,
+    grace_void: bool,
+    grace_quota: Option<Decimal>,
+    closed: bool,
     due_at: Option<jiff_sqlx::Timestamp>,
     due_id: Option<String>,
     due_quantity: Option<Decimal>,
@@ -119,15 +122,8 @@ async fn account_rows(
     sqlx::query_as!(
         AccountRow,
         r#"SELECT k.n AS "n!", statement_timestamp() AS "now!",
-                  -- While a change to fewer seats is under way, no more than those are let in.
-                  CASE WHEN v.metric IS NULL THEN least(q.quota, q.seats_held)
-                       ELSE v.quota END AS quota,
-                  -- An operator's overage without a rate, as after a change of plan, would be
-                  -- free use.
-                  coalesce(CASE WHEN v.over_limit <> 'overage' OR q.overage_rate IS NOT NULL THEN v.over_limit END,
-                           CASE WHEN q.seats_held IS NOT NULL THEN 'hard' ELSE q.over_limit END)
-                    AS over_limit,
-                  v.over_limit IS NOT NULL AS "overridden!", q.overage_rate,
+                  q.admitted_quota AS quota, q.admitted_over_limit AS over_limit,
+                  q.over_limit_override IS NOT NULL AS "overridden!", q.overage_rate,
                   q.plan_tier AS "quota_tier?", q.currency AS "currency?", q.plan_interval AS "plan_interval?",
                   q.grace_max AS "grace_max?", s.current_period_start AS "current_start?",
                   s.current_period_end AS "current_end?", s.usage_period_start AS "usage_start?",
@@ -147,15 +143,15 @@ async fn account_rows(
                   t.alerted AS "alerted?", t.quota_adjustment AS "quota_adjustment?",
                   g.started_at AS "grace_start?", g.expires_at AS "grace_expires?",
                   g.ended_at IS NOT NULL AS "grace_ended!",
+                  coalesce(g.ended_at = g.started_at, false) AS "grace_void!", g.quota AS "grace_quota?",
+                  t.closed_at IS NOT NULL AS "closed!",
                   d.occurred_at AS "due_at?", d.event_id AS "due_id?",
                   d.quantity AS "due_quantity?", d.highest AS "due_highest?",
                   f.features AS "features?"
              FROM unnest($1::uuid[], $2::text[], $3::boolean[])
                   WITH ORDINALITY AS k(organization_id, metric, featured, n)
-             LEFT JOIN usage_quotas q
+             LEFT JOIN effective_usage_quotas q
                ON q.organization_id = k.organization_id AND q.metric = k.metric
-             LEFT JOIN usage_quota_overrides v
-               ON v.organization_id = q.organization_id AND v.metric = q.metric
              LEFT JOIN LATERAL (
                SELECT s.current_period_start, s.current_period_end, s.usage_period_start,
                       s.usage_period_end, s.billing_cycle_anchor, s.stripe_created_at,
@@ -203,7 +199,8 @@ async fn account_rows(
                                                     s.current_period_start))
                OFFSET 0) t ON true
              LEFT JOIN LATERAL (
-               SELECT g.started_at, g.expires_at, g.ended_at FROM grace_periods g
+               SELECT g.started_at, g.expires_at, g.ended_at, g.quota
+                 FROM grace_periods g
                 WHERE g.organization_id = t.organization_id AND g.metric = t.metric
                   AND g.period_start = t.period_start
                OFFSET 0) g ON true
@@ -361,9 +358,12 @@ impl AccountRow {
                     expires_at: expires_at.to_jiff(),
                 },
                 ended: self.grace_ended,
+                void: self.grace_void,
+                quota: self.grace_quota.unwrap_or_default(),
                 change: None,
             }),
             stored: true,
+            closed: self.closed,
             ..PeriodUsage::new(period)
         };
         account.periods.insert(period.start_secs(), usage);

@@ -77,8 +77,9 @@ pub async fn split(
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "INSERT INTO usage_totals (organization_id, metric, period_start, period_end, total,
-                                   closed_at, billed_by)
-         SELECT organization_id, metric, $4, period_end, 0, closed_at, billed_by
+                                   closed_at, billed_by, billed_subscription_id)
+         SELECT organization_id, metric, $4, period_end, 0, closed_at, billed_by,
+                billed_subscription_id
            FROM usage_totals
           WHERE organization_id = $1 AND metric = $2 AND period_start = $3
          ON CONFLICT DO NOTHING",
@@ -92,20 +93,32 @@ pub async fn split(
     Ok(())
 }
 
-/// Records the price that bills a total: empty if none does, `None` to leave it
-/// unchanged.
+/// Records the price that bills a total, and its subscription: an empty one if none does,
+/// unless another subscription has one.
 pub async fn bill_by(
     conn: &mut PgConnection,
     total: TotalKey<'_>,
-    price: Option<&str>,
+    price: &str,
+    subscription_id: Option<&str>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "UPDATE usage_totals SET billed_by = coalesce($4, billed_by)
-          WHERE organization_id = $1 AND metric = $2 AND period_start = $3",
+        "UPDATE usage_totals t SET billed_by = $4, billed_subscription_id = $5
+          WHERE t.organization_id = $1 AND t.metric = $2 AND t.period_start = $3
+            AND NOT ($4 = '' AND EXISTS (
+                  SELECT FROM billing_subscriptions o
+                    JOIN billing_subscription_items i
+                      ON i.organization_id = o.organization_id
+                     AND i.stripe_subscription_id = o.stripe_subscription_id
+                    LEFT JOIN billing_prices b ON b.stripe_price_id = i.stripe_price_id
+                   WHERE o.organization_id = $1 AND o.stripe_subscription_id <> $5
+                     AND coalesce(i.metric, b.metric) = $2
+                     AND coalesce(o.stripe_created_at, o.current_period_start) <= t.period_start
+                     AND (o.ended_at IS NULL OR o.ended_at > t.period_start)))",
         total.organization_id,
         total.metric,
         instant(total.start)? as _,
-        price
+        price,
+        subscription_id
     )
     .execute(conn)
     .await?;

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod closed_periods;
+mod holds;
 mod pending;
 mod periods;
 mod rehearsal;
@@ -20,6 +21,7 @@ use super::Reservation;
 
 pub use accounts::{read, read_featured};
 pub use closed_periods::{bill_by, count_late, create_totals, mark_late, rows_of, split};
+pub use holds::{Holds, Taken, holds, metrics_of, takeable};
 pub use pending::{due_accounts, forgotten, settle_forgotten};
 pub use periods::{FREE, Renewed, TotalKey, TotalPeriod, keep_prices, move_usage, rows, set_end};
 pub use rehearsal::rehearse;
@@ -154,7 +156,15 @@ fn unreadable(what: &'static str) -> sqlx::Error {
 }
 
 /// Ids that are stored, each with the events that have the stored content.
-pub type Known<'a> = HashMap<(Uuid, &'a str), Vec<&'a NewEvent>>;
+pub type Known<'a> = HashMap<(Uuid, &'a str), Stored<'a>>;
+
+/// A stored id.
+#[derive(Default)]
+pub struct Stored<'a> {
+    pub same: Vec<&'a NewEvent>,
+    /// Whether its use was taken back.
+    pub taken_back: bool,
+}
 
 /// The ids of `events` that are stored already, each with those of `events` that
 /// have the stored content.
@@ -184,12 +194,15 @@ pub async fn known<'a>(
         r#"SELECT k.n AS "n!",
                   (e.metric = k.metric AND e.quantity = k.quantity
                    AND e.occurred_at IS NOT DISTINCT FROM k.occurred_at
-                   AND e.metadata IS NOT DISTINCT FROM k.metadata::jsonb) AS "same!"
+                   AND e.metadata IS NOT DISTINCT FROM k.metadata::jsonb
+                   AND e.taken_back_at IS NULL) AS "same!",
+                  e.taken_back_at IS NOT NULL AS "taken_back!"
              FROM unnest($1::uuid[], $2::text[], $3::text[], $4::numeric[], $5::timestamptz[],
                          $6::text[]) WITH ORDINALITY
                AS k(organization_id, id, metric, quantity, occurred_at, metadata, n)
             CROSS JOIN LATERAL (
-              SELECT e.metric, e.quantity, e.occurred_at, e.metadata FROM usage_events e
+              SELECT e.metric, e.quantity, e.occurred_at, e.metadata, e.taken_back_at
+                FROM usage_events e
                WHERE e.organization_id = k.organization_id AND e.event_id = k.id
               OFFSET 0) e"#,
         &organizations,
@@ -206,11 +219,12 @@ pub async fn known<'a>(
         let (organization_id, event) = events
             .get(position(row.n)?)
             .ok_or_else(|| unreadable("an event was read that was not requested"))?;
-        let same = known
+        let stored = known
             .entry((*organization_id, event.id.as_str()))
             .or_default();
+        stored.taken_back = row.taken_back;
         if row.same {
-            same.push(event);
+            stored.same.push(event);
         }
     }
     Ok(known)
@@ -270,16 +284,18 @@ pub async fn renew_reservations(
     Ok(())
 }
 
-/// Reservations that have expired, but for those of the organizations `beside`.
+/// Reservations that have expired, and which of them are holds, but for those of the
+/// organizations `beside`.
 pub async fn expired(
     conn: &mut PgConnection,
     beside: &[Uuid],
     limit: i64,
-) -> Result<Vec<Reservation>, sqlx::Error> {
+) -> Result<Vec<(Reservation, bool)>, sqlx::Error> {
     let rows = sqlx::query!(
-        "SELECT organization_id, id, metric, quantity FROM usage_reservations
-          WHERE expires_at <= now() AND organization_id <> ALL($1)
-          ORDER BY expires_at LIMIT $2",
+        r#"SELECT organization_id, id, metric, quantity, name IS NOT NULL AS "is_hold!"
+           FROM usage_reservations
+          WHERE settled_at IS NULL AND expires_at <= now() AND organization_id <> ALL($1)
+          ORDER BY expires_at LIMIT $2"#,
         beside,
         limit
     )
@@ -287,11 +303,14 @@ pub async fn expired(
     .await?;
     Ok(rows
         .into_iter()
-        .map(|row| Reservation {
-            organization_id: row.organization_id,
-            id: row.id,
-            metric: row.metric,
-            quantity: row.quantity,
+        .map(|row| {
+            let reservation = Reservation {
+                organization_id: row.organization_id,
+                id: row.id,
+                metric: row.metric,
+                quantity: row.quantity,
+            };
+            (reservation, row.is_hold)
         })
         .collect())
 }

@@ -86,8 +86,10 @@ pub struct Renewed {
     pub start: Timestamp,
 }
 
-/// Records, with usage before the next period, the price that bills it, as the
-/// subscription's row still has it; empty if there is none.
+/// Records, with usage before the next period, the price that bills it and its
+/// subscription, as the subscription's row still has it; empty if there is none. What
+/// another subscription bills, or still counts, is left to it.
+#[expect(clippy::too_many_lines, reason = "it is two queries")]
 pub async fn keep_prices(conn: &mut PgConnection, renewed: &[Renewed]) -> Result<(), sqlx::Error> {
     let organizations: Vec<Uuid> = renewed.iter().map(|r| r.organization_id).collect();
     let subscriptions: Vec<&str> = renewed.iter().map(|r| &*r.subscription_id).collect();
@@ -120,23 +122,49 @@ pub async fn keep_prices(conn: &mut PgConnection, renewed: &[Renewed]) -> Result
     .execute(&mut *conn)
     .await?;
     sqlx::query!(
-        "UPDATE usage_totals t
-            SET billed_by = coalesce((
-                  SELECT i.stripe_price_id FROM billing_subscription_items i
-                    LEFT JOIN billing_prices b ON b.stripe_price_id = i.stripe_price_id
-                   WHERE i.organization_id = t.organization_id
-                     AND i.stripe_subscription_id = renewed.subscription
-                     AND coalesce(i.metric, b.metric) = t.metric
-                   ORDER BY i.stripe_price_id LIMIT 1), '')
-           FROM unnest($1::uuid[], $2::text[], $3::timestamptz[])
-             AS renewed(organization, subscription, start)
-           JOIN billing_subscriptions s
-             ON s.organization_id = renewed.organization
-            AND s.stripe_subscription_id = renewed.subscription
-          WHERE t.organization_id = renewed.organization AND t.billed_by IS NULL
-            AND t.period_start < renewed.start
-            AND t.period_start >= coalesce(s.stripe_created_at, s.current_period_start)
-            AND t.period_end > now() - interval '35 days'",
+        "WITH kept AS (
+           SELECT t.organization_id, t.metric, t.period_start, s.stripe_subscription_id,
+                  biller.price
+             FROM unnest($1::uuid[], $2::text[], $3::timestamptz[])
+               AS renewed(organization, subscription, start)
+             JOIN billing_subscriptions s
+               ON s.organization_id = renewed.organization
+              AND s.stripe_subscription_id = renewed.subscription
+             JOIN usage_totals t
+               ON t.organization_id = renewed.organization AND t.billed_by IS NULL
+              AND t.period_start < renewed.start
+              AND t.period_start >= coalesce(s.stripe_created_at, s.current_period_start)
+              AND t.period_end > now() - interval '35 days'
+              -- One that goes on is of another subscription, unless there is none.
+              AND (t.period_end <= renewed.start
+                   OR t.period_start = coalesce(s.usage_period_start, s.current_period_start)
+                   OR NOT EXISTS (
+                     SELECT FROM billing_subscriptions o
+                      WHERE o.organization_id = s.organization_id
+                        AND o.stripe_subscription_id <> s.stripe_subscription_id
+                        AND o.status IN ('active', 'trialing', 'past_due')))
+             LEFT JOIN usage_quotas q
+               ON q.organization_id = t.organization_id AND q.metric = t.metric
+             LEFT JOIN LATERAL (
+               SELECT o.stripe_subscription_id AS subscription,
+                      (SELECT i.stripe_price_id FROM billing_subscription_items i
+                         LEFT JOIN billing_prices b ON b.stripe_price_id = i.stripe_price_id
+                        WHERE i.organization_id = o.organization_id
+                          AND i.stripe_subscription_id = o.stripe_subscription_id
+                          AND coalesce(i.metric, b.metric) = t.metric
+                        ORDER BY i.stripe_price_id LIMIT 1) AS price
+                 FROM billing_subscriptions o
+                WHERE o.organization_id = t.organization_id
+                  AND o.stripe_subscription_id = billing_usage_subscription(
+                        t.organization_id, t.period_start, q.plan_tier)) biller ON true
+            WHERE biller.subscription IS NULL
+               OR biller.subscription = s.stripe_subscription_id)
+         UPDATE usage_totals t
+            SET billed_by = coalesce(kept.price, ''),
+                billed_subscription_id = kept.stripe_subscription_id
+           FROM kept
+          WHERE t.organization_id = kept.organization_id AND t.metric = kept.metric
+            AND t.period_start = kept.period_start",
         &organizations,
         &subscriptions as &[&str],
         &starts as _
@@ -162,7 +190,8 @@ pub async fn set_end(
                   closed_at = CASE WHEN $5 THEN $4::timestamptz END,
                   -- Without an invoice, nothing can be late.
                   reported_late = CASE WHEN $5 THEN reported_late ELSE 0 END,
-                  billed_by = CASE WHEN $5 OR $6 THEN billed_by END
+                  billed_by = CASE WHEN $5 OR $6 THEN billed_by END,
+                  billed_subscription_id = CASE WHEN $5 OR $6 THEN billed_subscription_id END
             WHERE organization_id = $1 AND metric = $2 AND period_start = $3
          ), grace AS (
            UPDATE grace_periods SET period_end = $4
@@ -227,7 +256,7 @@ pub async fn move_usage(
            ), reserved AS (
              UPDATE usage_reservations SET period_start = $4
               WHERE organization_id = $1 AND metric = $2 AND period_start = $3
-                AND reserved_at >= $5
+                AND reserved_at >= $5 AND settled_at IS NULL
              RETURNING quantity
            ), reported AS (
              UPDATE usage_reports SET period_start = $4

@@ -8,10 +8,13 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::ReservationRow;
+use super::holds::{TakenBack, write_taken_back};
 use super::pending::PendingLevels;
 use crate::db;
 use crate::metering::ledger::NewEvent;
-use crate::metering::ledger::account::{Account, PeriodUsage};
+use crate::metering::ledger::account::{Account, GraceChange, PeriodUsage};
+use crate::metering::ledger::holds::{Hold, Settled};
+use billing_domain::grace_period::EndReason;
 
 /// What a group writes, column by column.
 #[derive(Default)]
@@ -21,6 +24,8 @@ pub struct Writes<'a> {
     graces: Graces,
     alerts: Alerts,
     reservations: Reservations,
+    settled: SettledHolds,
+    taken_back: TakenBack<'a>,
     pending: PendingLevels,
 }
 
@@ -65,6 +70,7 @@ struct Graces {
     expires: Vec<jiff_sqlx::Timestamp>,
     /// When it was found expired; `None` while it is running.
     ended: Vec<Option<jiff_sqlx::Timestamp>>,
+    reasons: Vec<Option<&'static str>>,
 }
 
 #[derive(Default)]
@@ -84,11 +90,25 @@ struct Alerts {
 struct Reservations {
     organizations: Vec<Uuid>,
     ids: Vec<Uuid>,
+    /// Of holds.
+    names: Vec<Option<String>>,
     metrics: Vec<String>,
     periods: Vec<jiff_sqlx::Timestamp>,
     quantities: Vec<Decimal>,
     reserved: Vec<jiff_sqlx::Timestamp>,
     expires: Vec<jiff_sqlx::Timestamp>,
+}
+
+#[derive(Default)]
+struct SettledHolds {
+    organizations: Vec<Uuid>,
+    ids: Vec<Uuid>,
+    periods: Vec<jiff_sqlx::Timestamp>,
+    outcomes: Vec<&'static str>,
+    used: Vec<Decimal>,
+    counted: Vec<Decimal>,
+    refusals: Vec<Option<String>>,
+    times: Vec<jiff_sqlx::Timestamp>,
 }
 
 /// Converts a period's boundary.
@@ -133,11 +153,49 @@ impl<'a> Writes<'a> {
             .unwrap_or(Timestamp::MAX);
         rows.organizations.push(organization_id);
         rows.ids.push(id);
+        rows.names.push(None);
         rows.metrics.push(metric.to_owned());
         rows.periods.push(instant(row.period_start));
         rows.quantities.push(row.quantity);
         rows.reserved.push(row.reserved_at.to_sqlx());
         rows.expires.push(expires.to_sqlx());
+    }
+
+    pub fn hold(&mut self, organization_id: Uuid, hold: &Hold) {
+        let rows = &mut self.reservations;
+        rows.organizations.push(organization_id);
+        rows.ids.push(hold.id);
+        rows.names.push(Some(hold.name.clone()));
+        rows.metrics.push(hold.metric.clone());
+        rows.periods.push(instant(hold.period_start));
+        rows.quantities.push(hold.quantity);
+        rows.reserved.push(hold.reserved_at.to_sqlx());
+        rows.expires.push(hold.expires_at.to_sqlx());
+    }
+
+    pub fn settled_hold(
+        &mut self,
+        organization_id: Uuid,
+        hold: &Hold,
+        settled: &Settled,
+        now: Timestamp,
+    ) {
+        let rows = &mut self.settled;
+        rows.organizations.push(organization_id);
+        rows.ids.push(hold.id);
+        rows.periods.push(instant(hold.period_start));
+        rows.outcomes.push(settled.outcome.as_str());
+        rows.used.push(settled.used);
+        rows.counted.push(settled.counted);
+        rows.refusals.push(settled.refusal.clone());
+        rows.times.push(now.to_sqlx());
+    }
+
+    pub fn taken_back(&mut self, organization_id: Uuid, event_id: &'a str, now: Timestamp) {
+        let rows = &mut self.taken_back;
+        rows.organizations.push(organization_id);
+        rows.ids.push(event_id);
+        rows.times.push(now.to_sqlx());
     }
 
     /// Adds what changed in a period.
@@ -197,17 +255,31 @@ impl<'a> Writes<'a> {
             rows.usages.push(usage.used());
             rows.started.push(grace.period.started_at.to_sqlx());
             rows.expires.push(grace.period.expires_at.to_sqlx());
-            rows.ended.push(grace.ended.then_some(now));
+            // One that is void ended when it began.
+            let ended = if grace.void {
+                rows.started.last().copied()
+            } else {
+                Some(now)
+            };
+            rows.ended.push(ended.filter(|_| grace.ended));
+            let reason = match grace.change {
+                Some(GraceChange::TakenBack) => EndReason::QuotaRaised,
+                _ => EndReason::Expired,
+            };
+            rows.reasons.push(grace.ended.then_some(reason.as_str()));
         }
     }
 }
 
-/// Writes a group. Returns false, with the transaction failed, if an event's id
-/// exists already.
+/// Writes a group. Returns false, with nothing to be kept, if the id of an event or a hold
+/// exists already, or a hold is not as it was read before it was locked.
 #[expect(clippy::too_many_lines, reason = "most of it is one statement")]
 pub async fn write(conn: &mut PgConnection, writes: &Writes<'_>) -> Result<bool, sqlx::Error> {
     let (events, totals) = (&writes.events, &writes.totals);
-    if !events.ids.is_empty() || !totals.metrics.is_empty() {
+    let (held, settled) = (&writes.reservations, &writes.settled);
+    let is_empty = events.ids.is_empty() && totals.metrics.is_empty();
+    // A hold of a period that is over for long is settled, and changes no total.
+    if !is_empty || !held.ids.is_empty() || !settled.ids.is_empty() {
         let written = sqlx::query!(
             r#"WITH totals AS (
                  SELECT * FROM unnest($9::uuid[], $10::text[], $11::timestamptz[],
@@ -248,8 +320,29 @@ pub async fn write(conn: &mut PgConnection, writes: &Writes<'_>) -> Result<bool,
                                $5::timestamptz[], $6::timestamptz[], $7::timestamptz[],
                                $8::text[])
                      AS t(o, id, metric, quantity, occurred, recorded, period, metadata)
+               ), held AS (
+                 INSERT INTO usage_reservations (organization_id, id, name, metric, period_start,
+                                                 quantity, held, reserved_at, expires_at)
+                 SELECT o, id, name, metric, period, quantity,
+                        CASE WHEN name IS NOT NULL THEN quantity END, reserved, expires
+                   FROM unnest($21::uuid[], $22::uuid[], $23::text[], $24::text[],
+                               $25::timestamptz[], $26::numeric[], $27::timestamptz[],
+                               $28::timestamptz[])
+                     AS t(o, id, name, metric, period, quantity, reserved, expires)
+               ), settled AS (
+                 UPDATE usage_reservations r
+                    SET quantity = 0, expires_at = 'infinity', settled_at = t.at,
+                        outcome = t.outcome, used = t.used, counted = t.counted,
+                        refusal = t.refusal
+                   FROM unnest($29::uuid[], $30::uuid[], $31::timestamptz[], $32::text[],
+                               $33::numeric[], $34::numeric[], $35::text[], $36::timestamptz[])
+                     AS t(o, id, period, outcome, used, counted, refusal, at)
+                  WHERE r.organization_id = t.o AND r.id = t.id AND r.settled_at IS NULL
+                    AND r.period_start = t.period
+                 RETURNING 1
                )
-               SELECT (SELECT count(*) FROM counted) + (SELECT count(*) FROM begun) AS "written!""#,
+               SELECT (SELECT count(*) FROM counted) + (SELECT count(*) FROM begun) AS "written!",
+                      (SELECT count(*) FROM settled) AS "settled!""#,
             &events.organizations,
             &events.ids as &[&str],
             &events.metrics as &[&str],
@@ -269,12 +362,32 @@ pub async fn write(conn: &mut PgConnection, writes: &Writes<'_>) -> Result<bool,
             &totals.last_ids as &[Option<String>],
             &totals.alerted,
             &totals.updated as _,
-            &totals.stored
+            &totals.stored,
+            &held.organizations,
+            &held.ids,
+            &held.names as &[Option<String>],
+            &held.metrics,
+            &held.periods as _,
+            &held.quantities,
+            &held.reserved as _,
+            &held.expires as _,
+            &settled.organizations,
+            &settled.ids,
+            &settled.periods as _,
+            &settled.outcomes as &[&str],
+            &settled.used,
+            &settled.counted,
+            &settled.refusals as &[Option<String>],
+            &settled.times as _
         );
         let written = match written.fetch_one(&mut *conn).await {
             Err(error) if db::is_duplicate(&error) => return Ok(false),
-            written => written?.written,
+            written => written?,
         };
+        if usize::try_from(written.settled).ok() != Some(settled.ids.len()) {
+            return Ok(false);
+        }
+        let written = written.written;
         if usize::try_from(written).ok() != Some(totals.metrics.len()) {
             return Err(sqlx::Error::Decode(
                 "a total exists that was not read; it is not overwritten".into(),
@@ -282,35 +395,10 @@ pub async fn write(conn: &mut PgConnection, writes: &Writes<'_>) -> Result<bool,
         }
     }
     writes.pending.write(conn).await?;
-    write_reservations(conn, &writes.reservations).await?;
+    write_taken_back(conn, &writes.taken_back).await?;
     write_alerts(conn, &writes.alerts).await?;
     write_graces(conn, &writes.graces).await?;
     Ok(true)
-}
-
-async fn write_reservations(
-    conn: &mut PgConnection,
-    rows: &Reservations,
-) -> Result<(), sqlx::Error> {
-    if rows.ids.is_empty() {
-        return Ok(());
-    }
-    sqlx::query!(
-        "INSERT INTO usage_reservations (organization_id, id, metric, period_start, quantity,
-                                         reserved_at, expires_at)
-         SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::numeric[],
-                              $6::timestamptz[], $7::timestamptz[])",
-        &rows.organizations,
-        &rows.ids,
-        &rows.metrics,
-        &rows.periods as _,
-        &rows.quantities,
-        &rows.reserved as _,
-        &rows.expires as _
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
 }
 
 async fn write_alerts(conn: &mut PgConnection, rows: &Alerts) -> Result<(), sqlx::Error> {
@@ -345,13 +433,18 @@ async fn write_graces(conn: &mut PgConnection, rows: &Graces) -> Result<(), sqlx
         return Ok(());
     }
     sqlx::query!(
-        "INSERT INTO grace_periods (organization_id, metric, period_start, period_end, quota,
+        "INSERT INTO grace_periods AS g (organization_id, metric, period_start, period_end, quota,
                                     usage_at_start, started_at, expires_at, ended_at, end_reason)
-         SELECT *, CASE WHEN ended IS NOT NULL THEN 'expired' END
-           FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::numeric[],
-                       $6::numeric[], $7::timestamptz[], $8::timestamptz[], $9::timestamptz[])
-             AS t(organization, metric, start, finish, quota, used, started, expires, ended)
+         SELECT * FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::numeric[],
+                       $6::numeric[], $7::timestamptz[], $8::timestamptz[], $9::timestamptz[],
+                       $10::text[])
          ON CONFLICT (organization_id, metric, period_start) DO UPDATE SET
+           -- Another one begins where the one before is void.
+           quota = CASE WHEN g.started_at = excluded.started_at THEN g.quota
+                        ELSE excluded.quota END,
+           usage_at_start = CASE WHEN g.started_at = excluded.started_at THEN g.usage_at_start
+                                 ELSE excluded.usage_at_start END,
+           started_at = excluded.started_at, expires_at = excluded.expires_at,
            ended_at = excluded.ended_at, end_reason = excluded.end_reason",
         &rows.organizations,
         &rows.metrics,
@@ -361,7 +454,8 @@ async fn write_graces(conn: &mut PgConnection, rows: &Graces) -> Result<(), sqlx
         &rows.usages,
         &rows.started as _,
         &rows.expires as _,
-        &rows.ended as _
+        &rows.ended as _,
+        &rows.reasons as &[Option<&str>]
     )
     .execute(conn)
     .await?;

@@ -1,5 +1,5 @@
 //! Copies of answers that are still on their way to clients: what they take of
-//! memory, in all and of each organization. An answer that finds no room is
+//! memory, in all and of each organization or caller without any. An answer that finds no room is
 //! passed on and not kept.
 
 use std::collections::HashMap;
@@ -22,16 +22,16 @@ struct Taken {
 /// The copy of one answer.
 pub struct Copy {
     copies: Copies,
-    organization_id: Uuid,
+    share_of: Uuid,
     body: Vec<u8>,
     counted: usize,
 }
 
 impl Copies {
-    pub fn begin(&self, organization_id: Uuid) -> Copy {
+    pub fn begin(&self, share_of: Uuid) -> Copy {
         Copy {
             copies: self.clone(),
-            organization_id,
+            share_of,
             body: Vec::new(),
             counted: 0,
         }
@@ -41,25 +41,25 @@ impl Copies {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, organization_id: Uuid, bytes: usize) -> bool {
+    fn take(&self, share_of: Uuid, bytes: usize) -> bool {
         let mut taken = self.taken();
-        let own = taken.of.get(&organization_id).copied().unwrap_or(0);
+        let own = taken.of.get(&share_of).copied().unwrap_or(0);
         let fits =
             taken.all + bytes <= limits::COPIES && own + bytes <= limits::COPIES_OF_ORGANIZATION;
         if fits {
             taken.all += bytes;
-            taken.of.insert(organization_id, own + bytes);
+            taken.of.insert(share_of, own + bytes);
         }
         fits
     }
 
-    fn give_back(&self, organization_id: Uuid, bytes: usize) {
+    fn give_back(&self, share_of: Uuid, bytes: usize) {
         let mut taken = self.taken();
         taken.all -= bytes;
-        if let Some(own) = taken.of.get_mut(&organization_id) {
+        if let Some(own) = taken.of.get_mut(&share_of) {
             *own -= bytes;
             if *own == 0 {
-                taken.of.remove(&organization_id);
+                taken.of.remove(&share_of);
             }
         }
     }
@@ -78,7 +78,7 @@ impl Copy {
             // Room is taken as the vector grows: doubled, and by some KiB at least.
             let room = length.max(2 * self.counted).max(limits::COPY_STEP);
             let room = room.min(limits::KEPT_ANSWER);
-            if !self.copies.take(self.organization_id, room - self.counted) {
+            if !self.copies.take(self.share_of, room - self.counted) {
                 metrics::answer_not_kept(metrics::NO_ROOM);
                 return None;
             }
@@ -97,7 +97,7 @@ impl Copy {
 
 impl Drop for Copy {
     fn drop(&mut self) {
-        self.copies.give_back(self.organization_id, self.counted);
+        self.copies.give_back(self.share_of, self.counted);
     }
 }
 

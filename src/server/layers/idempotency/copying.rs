@@ -20,6 +20,7 @@ use super::store::{self, Answer, Lease};
 use super::{Keeper, LEASE_SECS, settle};
 use crate::server::layers::checks::Next;
 use crate::server::problem::Problem;
+use crate::server::routes::Idempotency;
 
 const RENEW_EVERY: Duration = Duration::from_secs(20);
 
@@ -42,7 +43,7 @@ pub async fn run(keeper: Keeper, lease: Lease, request: Request, next: Next) -> 
     if streamed && !response.status().is_server_error() {
         return copy(keeper, lease, renewing, response);
     }
-    let (response, outcome) = settle(&keeper, &lease, response).await;
+    let (response, outcome) = settle(&keeper, &lease, Idempotency::Copied, response).await;
     warn_of(outcome);
     response
 }
@@ -85,7 +86,7 @@ fn copy(
         let _renewing = renewing;
         // The client sees the end when the answer is kept: asked again at
         // once, it is there.
-        let copy = keeper.copies.begin(lease.organization_id);
+        let copy = keeper.copies.begin(lease.share_of);
         match pass(body, &client, copy).await {
             Ok(mut copied) => {
                 answer.body = copied.as_mut().map(Copy::take);

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 
 use axum::extract::OptionalFromRequestParts;
+use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use sha2::{Digest as _, Sha256};
@@ -63,6 +64,16 @@ pub fn fingerprint(parts: &Parts, caller: &Caller, body: &[u8]) -> [u8; 32] {
     let mut hasher = Sha256::new();
     for field in fields {
         hasher.update(format!("{}:{field}", field.len()));
+    }
+    if parts.headers.contains_key("ce-specversion") {
+        // A CloudEvent in binary mode says in headers what it is.
+        let mut said: Vec<_> = parts.headers.iter().collect();
+        said.retain(|(name, _)| name.as_str().starts_with("ce-") || **name == CONTENT_TYPE);
+        said.sort_by_key(|(name, _)| name.as_str());
+        for (name, value) in said {
+            hasher.update(format!("{}:{name}{}:", name.as_str().len(), value.len()));
+            hasher.update(value.as_bytes());
+        }
     }
     hasher.update(body);
     hasher.finalize().into()
@@ -132,5 +143,30 @@ mod tests {
         for (n, one) in prints.iter().enumerate() {
             assert!(!prints[..n].contains(one), "{n}");
         }
+    }
+
+    #[test]
+    fn a_cloud_event_in_binary_mode_is_what_its_headers_say() {
+        let print = |mark: &str, id: &str, kind: &str| {
+            let request = Request::post("/a")
+                .header(mark, "1.0")
+                .header("ce-id", id)
+                .header("content-type", kind)
+                .body(())
+                .unwrap();
+            let caller = Caller {
+                organization_id: Uuid::nil(),
+                kind: "user",
+                id: None,
+            };
+            fingerprint(&request.into_parts().0, &caller, b"{}")
+        };
+        let (mark, json) = ("ce-specversion", "application/json");
+        let one = print(mark, "1", json);
+        assert_eq!(one, print(mark, "1", json));
+        assert_ne!(one, print(mark, "2", json));
+        assert_ne!(one, print(mark, "1", "text/json"));
+        // Other requests are known by what they were known by.
+        assert_eq!(print("x", "1", json), print("x", "2", json));
     }
 }

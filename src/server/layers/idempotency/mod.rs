@@ -7,6 +7,12 @@
 //! to run again for one [`Key`], as they are by passing it on to Stripe. An
 //! answer of 5xx or 429 settles nothing and lets the key be used again at once.
 //!
+//! A key belongs to the organization that its caller acts for, and where there
+//! is none, as with operators and with service keys beside all organizations, to
+//! the caller.
+//!
+//! Of an answer that has a secret, only that it was given is kept.
+//!
 //! What is forwarded to an upstream takes as long as the upstream does: its
 //! lease is renewed, and its answer is passed on while it is copied.
 
@@ -20,22 +26,20 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::Request;
 use axum::http::response::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::{FutureExt as _, StreamExt as _};
 use sqlx::postgres::PgPool;
-use tracing::Instrument as _;
-use uuid::Uuid;
 
-use super::RequestId;
 use super::checks::Next;
 use crate::limits;
 use crate::server::body;
 use crate::server::budget::organizations::{Busy, Pass, Turnstile};
 use crate::server::caller::Caller;
+use crate::server::detached;
 use crate::server::problem::Problem;
 use crate::server::routes::Idempotency;
 use crate::telemetry::metrics::budget as metrics;
@@ -52,6 +56,22 @@ const WORK: Duration = Duration::from_secs(50);
 const LEASE_SECS: u32 = 60;
 /// How soon to ask again whether the first request is done.
 const ASK_AGAIN_SECS: u32 = 2;
+/// Keys are counted by the hour.
+const KEYS_AGAIN_SECS: u32 = 60 * 60;
+
+/// The parameter by which a form, which sets no header, says its key in its address.
+pub const OF_FORM: &str = "once";
+
+/// Makes the key of a browser's form the request's. What else the browser sent is none.
+pub fn take_key_of_form(request: &mut Request) {
+    request.headers_mut().remove(HEADER);
+    let query = request.uri().query().unwrap_or_default();
+    let mut fields = form_urlencoded::parse(query.as_bytes());
+    let key = fields.find(|(name, _)| name == OF_FORM);
+    if let Some(key) = key.and_then(|(_, key)| HeaderValue::try_from(&*key).ok()) {
+        request.headers_mut().insert(HEADER, key);
+    }
+}
 
 /// Where answers are kept.
 #[derive(Clone)]
@@ -59,15 +79,21 @@ pub struct Keeper {
     pool: PgPool,
     kept: Arc<Kept>,
     copies: Copies,
-    /// What one organization's keys may have of the API's connections.
+    /// What the keys of one organization, or of one caller without any, may have of
+    /// the API's connections.
     turns: Arc<Turnstile>,
 }
 
 impl Keeper {
     pub fn new(pool: PgPool) -> Self {
+        Self::with_keys(pool, limits::KEPT_KEYS)
+    }
+
+    /// Keeps as many keys of an organization within a day.
+    pub fn with_keys(pool: PgPool, keys: u64) -> Self {
         Self {
             pool,
-            kept: Arc::default(),
+            kept: Arc::new(Kept::of_keys(keys)),
             copies: Copies::default(),
             turns: Arc::new(Turnstile::new(limits::KEYS)),
         }
@@ -75,13 +101,14 @@ impl Keeper {
 
     /// Keeps an answer, unless the lease is another's by now.
     async fn keep(&self, lease: &Lease, mut answer: Answer) -> Result<(), sqlx::Error> {
-        let kept = &self.kept;
-        let had_body = answer.body.is_some();
-        answer.body = answer
-            .body
-            .filter(|body| kept.take(lease.organization_id, body.len()));
-        if had_body && answer.body.is_none() {
+        let length = answer.length();
+        if answer.body.is_some() && !self.kept.take(lease.share_of, length) {
             metrics::answer_not_kept(metrics::DAY);
+            answer.body = None;
+        }
+        if answer.body.is_none() {
+            // They are of no use without it, and an upstream's may be many.
+            answer.headers.clear();
         }
         let turn = self.turn(lease).await;
         // Its turn or not: it is carried out.
@@ -92,13 +119,18 @@ impl Keeper {
 
     async fn turn(&self, lease: &Lease) -> Result<Pass, Busy> {
         let patience = limits::WAIT_OF_ORGANIZATION;
-        self.turns.enter(lease.organization_id, 1, patience).await
+        self.turns.enter(lease.share_of, 1, patience).await
     }
 
     async fn claim(&self, lease: &Lease, fingerprint: &[u8; 32]) -> Result<Claim, Problem> {
         let turn = self.turn(lease).await;
         let _turn = turn.map_err(|_| too_many())?;
-        Ok(store::claim(&self.pool, lease, fingerprint, LEASE_SECS).await?)
+        let may_be_new = self.kept.has_key(lease.share_of);
+        let claim = store::claim(&self.pool, lease, fingerprint, LEASE_SECS, may_be_new).await?;
+        if claim == (Claim::Mine { is_new: true }) {
+            self.kept.take_key(lease.share_of);
+        }
+        Ok(claim)
     }
 }
 
@@ -131,38 +163,36 @@ async fn claim_and_run(
     let (parts, body) = request.into_parts();
     let body = body::read(&parts, body).await?;
     let fingerprint = key::fingerprint(&parts, &caller, &body);
-    let lease = Lease {
-        organization_id: caller.organization_id,
-        key: key.clone(),
-        id: Uuid::now_v7(),
-    };
+    let lease = Lease::new(&caller, &key);
     let mut request = Request::from_parts(parts, Body::from(body));
     request.extensions_mut().insert(key);
     let claimed = async move {
         match keeper.claim(&lease, &fingerprint).await? {
-            Claim::Mine if mode == Idempotency::Copied => {
+            Claim::Mine { .. } if mode == Idempotency::Copied => {
                 Ok(copying::run(keeper, lease, request, next).await)
             }
-            Claim::Mine => Ok(run(keeper, lease, request, next).await),
-            Claim::Answered(answer) => replay(answer),
+            Claim::Mine { .. } => Ok(run(keeper, lease, mode, request, next).await),
+            Claim::Answered(answer) => replay(answer, mode),
             Claim::InFlight => Err(in_flight()),
             Claim::OtherRequest => Err(reused()),
+            Claim::NoRoom => Err(too_many_keys()),
         }
     };
     // A task of its own, from the claim on: a client that goes away does not
     // stop half-way what it asked for.
-    let claimed = claimed.in_current_span();
-    let running = match RequestId::current() {
-        Some(id) => tokio::spawn(id.during(claimed)),
-        None => tokio::spawn(claimed),
-    };
-    running.await.map_err(|error| {
+    detached::spawn(claimed).await.map_err(|error| {
         tracing::error!(%error, "a request's task failed");
         Problem::internal()
     })?
 }
 
-async fn run(keeper: Keeper, lease: Lease, request: Request, next: Next) -> Response {
+async fn run(
+    keeper: Keeper,
+    lease: Lease,
+    mode: Idempotency,
+    request: Request,
+    next: Next,
+) -> Response {
     let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
     let response = match tokio::time::timeout(WORK, answering).await {
         Ok(Ok(response)) => response,
@@ -176,7 +206,7 @@ async fn run(keeper: Keeper, lease: Lease, request: Request, next: Next) -> Resp
         )
         .into_response(),
     };
-    let (response, outcome) = settle(&keeper, &lease, response).await;
+    let (response, outcome) = settle(&keeper, &lease, mode, response).await;
     if let Err(error) = outcome {
         // The lease ends by itself, and the request can be sent again.
         tracing::warn!(%error, "the answer to an idempotency key could not be kept");
@@ -184,18 +214,29 @@ async fn run(keeper: Keeper, lease: Lease, request: Request, next: Next) -> Resp
     response
 }
 
+/// Marks an answer that is not kept: the same request gets another one once its client has
+/// done what it says.
+#[derive(Debug, Clone, Copy)]
+pub struct Passing;
+
 /// Keeps the answer, or lets the key be used again where it is that there was
 /// no room for the request, or that it failed.
 async fn settle(
     keeper: &Keeper,
     lease: &Lease,
+    mode: Idempotency,
     response: Response,
 ) -> (Response, Result<(), sqlx::Error>) {
     let status = response.status();
-    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+    let passes = response.extensions().get::<Passing>().is_some();
+    if passes || status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
         return (response, store::release(&keeper.pool, lease).await);
     }
     let (parts, body) = response.into_parts();
+    if mode == Idempotency::Secret && status.is_success() {
+        let outcome = keeper.keep(lease, Answer::of(&parts, None)).await;
+        return (Response::from_parts(parts, body), outcome);
+    }
     let (kept, body) = match take_body(&parts.headers, body).await {
         Ok(taken) => taken,
         Err(error) => {
@@ -216,6 +257,14 @@ async fn take_body(
 ) -> Result<(Option<Vec<u8>>, Body), axum::Error> {
     let content_type = headers.get(header::CONTENT_TYPE);
     if content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
+        return Ok((None, body));
+    }
+    if body
+        .size_hint()
+        .exact()
+        .is_some_and(|length| length > limits::KEPT_ANSWER as u64)
+    {
+        metrics::answer_not_kept(metrics::TOO_LARGE);
         return Ok((None, body));
     }
     let mut taken = Vec::new();
@@ -256,14 +305,19 @@ fn value_of(text: &str) -> Option<HeaderValue> {
     HeaderValue::from_bytes(&bytes.ok()?).ok()
 }
 
-fn replay(answer: Answer) -> Result<Response, Problem> {
-    let body = answer.body.ok_or_else(|| {
-        Problem::new(
-            StatusCode::CONFLICT,
-            "idempotency_answer_not_kept",
-            "this request was carried out, but its answer was too large to be kept, or too much was kept already",
-        )
-    })?;
+fn replay(answer: Answer, mode: Idempotency) -> Result<Response, Problem> {
+    let why = match mode {
+        Idempotency::Secret => {
+            "this request was carried out, and its answer is not kept: it had a secret, which is \
+             shown once; if it was lost, make another"
+        }
+        _ => {
+            "this request was carried out, but its answer was too large to be kept, or too much \
+             was kept already"
+        }
+    };
+    let not_kept = || Problem::new(StatusCode::CONFLICT, "idempotency_answer_not_kept", why);
+    let body = answer.body.ok_or_else(not_kept)?;
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = answer.status;
     for (name, value) in answer.headers {
@@ -299,6 +353,20 @@ fn too_many() -> Problem {
         "too many requests with an Idempotency-Key are under way; wait for their answers",
     )
     .retry_after(ASK_AGAIN_SECS)
+}
+
+/// Nothing is carried out whose key cannot be kept. The oldest keys go by the hour.
+fn too_many_keys() -> Problem {
+    Problem::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        "too_many_idempotency_keys",
+        format!(
+            "this organization has used {} Idempotency-Keys within a day: keys of before still \
+             work; send new requests without one, or later",
+            limits::KEPT_KEYS
+        ),
+    )
+    .retry_after(KEYS_AGAIN_SECS)
 }
 
 fn reused() -> Problem {

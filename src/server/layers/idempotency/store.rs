@@ -7,13 +7,32 @@ use uuid::Uuid;
 
 use super::Key;
 use crate::db::TenantTx;
+use crate::server::caller::Caller;
 
 /// The right to answer a key's request, until it ends or another has it.
 #[derive(Clone)]
 pub struct Lease {
-    pub organization_id: Uuid,
-    pub key: Key,
-    pub id: Uuid,
+    organization_id: Uuid,
+    /// As the key is stored: behind the caller's id where that belongs to no organization.
+    stored_key: String,
+    id: Uuid,
+    /// Whose share the answer is kept in.
+    pub share_of: Uuid,
+}
+
+impl Lease {
+    pub fn new(caller: &Caller, key: &Key) -> Self {
+        let stored_key = match caller.id {
+            Some(id) if caller.organization_id.is_nil() => format!("{id} {}", key.as_str()),
+            _ => key.as_str().to_owned(),
+        };
+        Self {
+            organization_id: caller.organization_id,
+            stored_key,
+            id: Uuid::now_v7(),
+            share_of: caller.share_of(),
+        }
+    }
 }
 
 /// An answer as it is kept.
@@ -25,30 +44,50 @@ pub struct Answer {
     pub body: Option<Vec<u8>>,
 }
 
+impl Answer {
+    /// Bytes of its headers and body.
+    pub fn length(&self) -> usize {
+        let headers = self
+            .headers
+            .iter()
+            .map(|(name, value)| name.len() + value.len());
+        headers.sum::<usize>() + self.body.as_ref().map_or(0, Vec::len)
+    }
+}
+
 /// What came of claiming a key.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Claim {
-    Mine,
+    Mine {
+        is_new: bool,
+    },
     Answered(Answer),
     InFlight,
     OtherRequest,
+    /// The key is new, and there is no room for one.
+    NoRoom,
 }
 
-/// Claims a key for the request of this fingerprint.
+/// Claims a key for the request of this fingerprint: a known one, or a new one if it
+/// `may_be_new`.
 pub async fn claim(
     pool: &PgPool,
     lease: &Lease,
     fingerprint: &[u8; 32],
     lease_secs: u32,
+    may_be_new: bool,
 ) -> Result<Claim, sqlx::Error> {
     let mut tx = TenantTx::begin(pool, lease.organization_id).await?;
     let claim = loop {
-        if insert(&mut tx, lease, fingerprint, lease_secs).await? {
-            break Claim::Mine;
+        if may_be_new && insert(&mut tx, lease, fingerprint, lease_secs).await? {
+            break Claim::Mine { is_new: true };
         }
         // Purged in between: then it is nobody's.
         if let Some(claim) = claim_existing(&mut tx, lease, fingerprint, lease_secs).await? {
             break claim;
+        }
+        if !may_be_new {
+            break Claim::NoRoom;
         }
     };
     tx.commit().await?;
@@ -67,7 +106,7 @@ async fn insert(
          VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5), now() + interval '24 hours')
          ON CONFLICT DO NOTHING RETURNING lease_id",
         lease.organization_id,
-        lease.key.as_str(),
+        lease.stored_key,
         &fingerprint[..],
         lease.id,
         f64::from(lease_secs)
@@ -89,7 +128,7 @@ async fn claim_existing(
              FROM request_idempotency
             WHERE organization_id = $1 AND idempotency_key = $2 FOR UPDATE"#,
         lease.organization_id,
-        lease.key.as_str()
+        lease.stored_key
     )
     .fetch_optional(tx.conn())
     .await?;
@@ -117,14 +156,14 @@ async fn claim_existing(
                 status = NULL, headers = NULL, body = NULL, expires_at = now() + interval '24 hours'
           WHERE organization_id = $1 AND idempotency_key = $2",
         lease.organization_id,
-        lease.key.as_str(),
+        lease.stored_key,
         &fingerprint[..],
         lease.id,
         f64::from(lease_secs)
     )
     .execute(tx.conn())
     .await?;
-    Ok(Some(Claim::Mine))
+    Ok(Some(Claim::Mine { is_new: false }))
 }
 
 fn read_status(status: i16) -> Result<StatusCode, sqlx::Error> {
@@ -142,7 +181,7 @@ pub async fn renew(pool: &PgPool, lease: &Lease, lease_secs: u32) -> Result<bool
           WHERE organization_id = $1 AND idempotency_key = $2 AND lease_id = $3
          RETURNING lease_id",
         lease.organization_id,
-        lease.key.as_str(),
+        lease.stored_key,
         lease.id,
         f64::from(lease_secs)
     )
@@ -159,7 +198,7 @@ pub async fn finish(pool: &PgPool, lease: &Lease, answer: &Answer) -> Result<(),
         "UPDATE request_idempotency SET status = $4, headers = $5, body = $6
           WHERE organization_id = $1 AND idempotency_key = $2 AND lease_id = $3",
         lease.organization_id,
-        lease.key.as_str(),
+        lease.stored_key,
         lease.id,
         i16::try_from(answer.status.as_u16()).map_err(|error| sqlx::Error::Encode(error.into()))?,
         Json(&answer.headers) as _,
@@ -177,7 +216,7 @@ pub async fn release(pool: &PgPool, lease: &Lease) -> Result<(), sqlx::Error> {
         "UPDATE request_idempotency SET lease_expires_at = now()
           WHERE organization_id = $1 AND idempotency_key = $2 AND lease_id = $3",
         lease.organization_id,
-        lease.key.as_str(),
+        lease.stored_key,
         lease.id
     )
     .execute(tx.conn())

@@ -1,4 +1,4 @@
-//! SQL for whether users may log in, and who may still act.
+//! SQL for whether users may log in.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -27,35 +27,10 @@ pub async fn enable_user(conn: &mut PgConnection, user_id: Uuid) -> Result<(), s
 pub async fn homeless(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar!(
         "SELECT email FROM users u
-          WHERE NOT operator AND disabled_at IS NULL
+          WHERE NOT operator AND NOT operator_reads AND disabled_at IS NULL
             AND NOT EXISTS (SELECT FROM organization_members m WHERE m.user_id = u.id)
           ORDER BY created_at, id"
     )
     .fetch_all(conn)
-    .await
-}
-
-/// Whether the actor may still act for the organization: a key that stands, or a member who
-/// is not disabled.
-pub async fn stands(
-    conn: &mut PgConnection,
-    actor_id: Uuid,
-    organization_id: Uuid,
-) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar!(
-        r#"SELECT EXISTS (
-                    SELECT FROM api_keys WHERE id = $1 AND organization_id = $2
-                       AND revoked_at IS NULL AND coalesce(expires_at > now(), true))
-               OR EXISTS (
-                    SELECT FROM service_api_keys WHERE id = $1
-                       AND revoked_at IS NULL AND coalesce(expires_at > now(), true))
-               OR EXISTS (
-                    SELECT FROM organization_members m JOIN users u ON u.id = m.user_id
-                     WHERE m.user_id = $1 AND m.organization_id = $2 AND u.disabled_at IS NULL)
-               AS "stands!""#,
-        actor_id,
-        organization_id
-    )
-    .fetch_one(conn)
     .await
 }

@@ -22,6 +22,20 @@ pub async fn running_subscription(
     Ok(row.map(|row| (row.stripe_subscription_id, row.status)))
 }
 
+/// Whether a payer may still subscribe the organization on one of Stripe's pages, or their
+/// bank takes its time.
+pub async fn has_open_checkout(tx: &mut TenantTx) -> Result<bool, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM checkout_sessions
+                           WHERE organization_id = $1
+                             AND state IN ('creating', 'open', 'processing')) AS "open!""#,
+        organization_id
+    )
+    .fetch_one(tx.conn())
+    .await
+}
+
 pub async fn open_requests(tx: &mut TenantTx) -> Result<i64, sqlx::Error> {
     let organization_id = tx.organization_id();
     sqlx::query_scalar!(
@@ -108,6 +122,12 @@ pub async fn clear_texts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
         organization_id
     );
     rows += requests.execute(tx.conn()).await?.rows_affected();
+    let checkouts = sqlx::query!(
+        "UPDATE checkout_sessions SET wish = '{}', params = '{}', context = '{}', url = NULL,
+                error_message = NULL WHERE organization_id = $1",
+        organization_id
+    );
+    rows += checkouts.execute(tx.conn()).await?.rows_affected();
     rows += projection::erasure::clear_texts(tx.conn(), organization_id).await?;
     rows += delete_overrides(tx).await?;
     rows += clear_errors(tx).await?;
@@ -117,6 +137,36 @@ pub async fn clear_texts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
         organization_id
     );
     rows += usage.execute(tx.conn()).await?.rows_affected();
+    rows += clear_events(tx).await?;
+    Ok(rows)
+}
+
+/// Clears what events out say of it: whoever has not got them yet gets their frame. The
+/// publisher waits, and sees afterwards that the state it read is of before.
+async fn clear_events(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    sqlx::query!(
+        "INSERT INTO outbound_streams AS stream (organization_id) VALUES ($1)
+         ON CONFLICT (organization_id) DO UPDATE SET last_sequence = stream.last_sequence",
+        organization_id
+    )
+    .execute(tx.conn())
+    .await?;
+    let answers = sqlx::query!(
+        "UPDATE outbound_deliveries SET response_excerpt = NULL
+          WHERE organization_id = $1 AND response_excerpt IS NOT NULL",
+        organization_id
+    );
+    let mut rows = answers.execute(tx.conn()).await?.rows_affected();
+    let events = sqlx::query!(
+        "UPDATE outbound_events
+            SET body = (body::jsonb || jsonb_build_object(
+                  'subject', $1::uuid,
+                  'data', jsonb_build_object('organizationId', $1::uuid, 'erased', true)))::json
+          WHERE organization_id = $1 AND body #>> '{data,erased}' IS NULL",
+        organization_id
+    );
+    rows += events.execute(tx.conn()).await?.rows_affected();
     Ok(rows)
 }
 

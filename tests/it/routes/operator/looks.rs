@@ -6,6 +6,14 @@ use valuecanvas_billing::server::routes::Access;
 
 use super::Desk;
 
+/// Endpoints of events, and a delivery to one.
+const STAYS: &str = "019aab70-0000-7000-8000-000000000001";
+const GOES: &str = "019aab70-0000-7000-8000-000000000002";
+const DELIVERY: &str = "019aab70-0000-7000-8000-000000000003";
+/// A member of the organization, and a key of it, and of the product.
+const USER: &str = "019aab70-0000-7000-8000-000000000004";
+const KEY: &str = "019aab70-0000-7000-8000-000000000005";
+
 /// A path of the template, and a body, for which the route answers 2xx.
 fn request(desk: &Desk, method: &str, template: &str) -> (String, Option<Value>) {
     let organization = desk.organization.to_string();
@@ -13,7 +21,12 @@ fn request(desk: &Desk, method: &str, template: &str) -> (String, Option<Value>)
         .trim_start_matches("/api/operator")
         .replace("{organization}", &organization)
         .replace("{metric}", "api_calls")
-        .replace("{feature}", "sso");
+        .replace("{feature}", "sso")
+        .replace("{delivery}", DELIVERY)
+        .replace("{user}", USER)
+        .replace("{key}", KEY)
+        // The one that goes is another one.
+        .replace("{endpoint}", if method == "DELETE" { GOES } else { STAYS });
     let (id, body) = match (method, template) {
         ("GET", "/api/operator/webhook-events/{id}") => ("evt_1", None),
         ("GET", "/api/operator/dead-letters/{id}") => ("evt_2", None),
@@ -26,6 +39,23 @@ fn request(desk: &Desk, method: &str, template: &str) -> (String, Option<Value>)
         ("PUT", "/api/operator/organizations/{organization}/features/{feature}") => {
             ("", Some(json!({"value": true, "reason": "a promise"})))
         }
+        ("POST", "/api/operator/event-endpoints") => {
+            ("", Some(json!({"url": "https://app.example.com/"})))
+        }
+        ("POST", "/api/operator/event-endpoints/{endpoint}/rotate") => {
+            ("", Some(json!({"overlapHours": 1})))
+        }
+        ("POST", "/api/operator/event-endpoints/{endpoint}/recover") => {
+            ("", Some(json!({"since": "2026-01-01T00:00:00Z"})))
+        }
+        ("POST", "/api/operator/users") => (
+            "",
+            Some(json!({"email": "jo@example.com", "role": "operator.read"})),
+        ),
+        ("POST", _) if template.ends_with("-keys") => {
+            ("", Some(json!({"scopes": ["usage.write"]})))
+        }
+        ("GET", "/api/operator/explain") => return (format!("{path}?event=evt_1"), None),
         _ if template.contains("{id}") => panic!("say here what {method} {template} is about"),
         _ => ("", None),
     };
@@ -37,6 +67,39 @@ async fn each_look_and_each_change_is_entered_with_who_and_from_where() {
     let desk = Desk::open().await;
     desk.deliver("cus_1", &["evt_1"]).await;
     desk.deliver("cus_2", &["evt_2", "evt_3", "evt_4", "evt_5"])
+        .await;
+    // Their addresses are refused before anything is called.
+    for endpoint in [STAYS, GOES] {
+        desk.service
+            .db
+            .execute(&format!(
+                "INSERT INTO outbound_endpoints (id, source, url, secret)
+                 VALUES ('{endpoint}', 'operator', 'https://127.0.0.1:1/', 'whsec_{key}')",
+                key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+            ))
+            .await;
+    }
+    desk.service
+        .db
+        .execute(&format!(
+            "INSERT INTO outbound_events (organization_id, sequence, id, event_type, body)
+               VALUES ('{STAYS}', 1, '{DELIVERY}', 'plan.changed', '{{}}');
+             INSERT INTO outbound_deliveries (organization_id, endpoint_id, sequence, id)
+               VALUES ('{STAYS}', '{STAYS}', 1, '{DELIVERY}')"
+        ))
+        .await;
+    desk.service
+        .db
+        .execute(&format!(
+            "INSERT INTO users (id, email) VALUES ('{USER}', 'member@example.com');
+             INSERT INTO organization_members (organization_id, user_id, role)
+               VALUES ('{organization}', '{USER}', 'member');
+             INSERT INTO api_keys (organization_id, id, name, prefix, key_hash, scopes)
+               VALUES ('{organization}', '{KEY}', 'key', 'vck_00000000', sha256('key'), '{{billing.read}}');
+             INSERT INTO service_api_keys (id, name, prefix, key_hash, scopes)
+               VALUES ('{KEY}', 'key', 'vcp_00000000', sha256('key'), '{{billing.read}}')",
+            organization = desk.organization
+        ))
         .await;
     let entered = "billing_audit_log l JOIN billing_audit_personal_data p ON p.entry_id = l.id
                   WHERE metadata->>'operator' = 'true' AND actor_type = 'user'

@@ -1,6 +1,7 @@
 //! `/api/operator`: what operators see and do across organizations, and what
 //! the audit log has of it.
 
+mod access;
 mod dead_letters;
 mod events;
 mod features;

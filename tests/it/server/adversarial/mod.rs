@@ -5,7 +5,7 @@ mod callers;
 mod logins;
 mod requests;
 
-use valuecanvas_billing::tenancy::auth::{self, Hasher, NewUser, Role};
+use valuecanvas_billing::tenancy::auth::{self, By, Hasher, NewUser, Role};
 
 use crate::subscriptions::world::Stripe;
 use crate::support::TestService;
@@ -149,7 +149,7 @@ impl Target {
             password: "test123".to_owned(),
         };
         let pool = service.db.service_pool();
-        auth::create_user(&pool, &Hasher::default(), new)
+        auth::create_user(&pool, &Hasher::default(), new, &By::SYSTEM)
             .await
             .unwrap();
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::catalogue::shop::Shop;
-use crate::support::program::{Ran, program_on, run};
+use crate::support::program::{Ran, program_with_stripe, run_beside};
 
 const RAISED: (&str, &str) = ("amount = 9_900", "amount = 10_900");
 /// Standard, by the seat.
@@ -25,15 +25,13 @@ fn seats(quantity: u32, when: &str) -> Value {
 pub async fn migrate(shop: &Shop, arguments: &[&str]) -> Ran {
     let of_plan = ["plans", "migrate", "--plan", "standard", "--to", "2"];
     let arguments = [&of_plan[..], arguments, &["--json"]].concat();
-    let mut command = program_on(&shop.world.service.db, &arguments);
-    command
-        .env("STRIPE_SECRET_KEY", "sk_test_secret")
-        .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
-        .env("STRIPE_API_BASE", shop.world.stripe.sandbox.url())
-        .env("PLANS_FILE", shop.path());
-    tokio::task::spawn_blocking(move || run(&mut command))
-        .await
-        .unwrap()
+    let mut command = program_with_stripe(
+        &shop.world.service.db,
+        &shop.world.stripe.sandbox.url(),
+        &arguments,
+    );
+    command.env("PLANS_FILE", shop.path());
+    run_beside(command).await
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Changes at the end of a period, and what calls them off.
 
+mod discounts;
 mod faults;
 pub mod migrations;
 mod orders;

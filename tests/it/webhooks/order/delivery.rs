@@ -13,12 +13,13 @@ use crate::support::dice::Dice;
 use crate::webhooks::workbench::{PASS_TIME, Workbench};
 
 /// The tables whose loss makes handlers fail.
-const BREAKABLE: [&str; 9] = [
+const BREAKABLE: [&str; 10] = [
     "billing_subscriptions",
     "billing_subscription_items",
     "billing_invoices",
     "billing_charges",
     "billing_disputes",
+    "billing_refunds",
     "billing_invoice_payments",
     "webhook_unclaimed_events",
     "billing_alerts",

@@ -25,22 +25,59 @@ impl Stripe {
         self.create(customer, "invoice_payment", "invoice_payment.paid", object);
     }
 
-    /// A part of a charge is given back, or what is left of it.
-    pub(super) fn refund(&mut self, customer: &str, choice: u8) {
+    /// A part of a charge is given back, or what is left of it; or the bank sends it back
+    /// again.
+    pub(super) fn refund(&mut self, customer: &'static str, choice: u8) {
+        let made = |o: &Object| o.now["status"] == "succeeded";
+        if let (Some(index), true) = (
+            self.find(customer, "refund", made, choice >> 1),
+            choice.is_multiple_of(3),
+        ) {
+            self.fail_refund(customer, index);
+            return;
+        }
         let refundable = |o: &Object| {
             o.now["status"] == "succeeded" && o.now["amount_refunded"] != o.now["amount"]
         };
         let Some(index) = self.find(customer, "charge", refundable, choice >> 1) else {
             return;
         };
-        self.change("charge.refunded", index, |o| {
-            let amount = match choice & 1 {
-                0 => o["amount"].as_i64().unwrap(),
-                _ => (o["amount_refunded"].as_i64().unwrap() + 1_000).min(9_900),
-            };
-            o["amount_refunded"] = json!(amount);
-            o["refunded"] = json!(o["amount"] == amount);
+        let before = self.objects[index].now["amount_refunded"].as_i64().unwrap();
+        let after = match choice & 1 {
+            0 => 9_900,
+            _ => (before + 1_000).min(9_900),
+        };
+        let object = json!({
+            "id": self.new_id("re"),
+            "object": "refund",
+            "amount": after - before,
+            "charge": self.objects[index].now["id"],
+            "created": self.now,
+            "currency": "usd",
+            "metadata": {},
+            "status": "succeeded",
         });
+        self.create(customer, "refund", "refund.created", object);
+        self.change("charge.refunded", index, |o| {
+            o["amount_refunded"] = json!(after);
+            o["refunded"] = json!(o["amount"] == after);
+        });
+    }
+
+    /// No event says that the charge is not refunded any more.
+    fn fail_refund(&mut self, customer: &str, refund: usize) {
+        let refunded = self.objects[refund].now.clone();
+        let is_its = |o: &Object| o.now["id"] == refunded["charge"];
+        let charge = self.find(customer, "charge", is_its, 0).unwrap();
+        let charge = &mut self.objects[charge].now;
+        let amount = charge["amount_refunded"].as_i64().unwrap();
+        charge["amount_refunded"] = json!(amount - refunded["amount"].as_i64().unwrap());
+        charge["refunded"] = json!(false);
+        self.change("refund.updated", refund, |o| {
+            o["status"] = json!("failed");
+            o["failure_reason"] = json!("unknown");
+        });
+        self.tell("refund.failed", refund, None);
     }
 
     /// A payer disputes a charge, or the bank decides.

@@ -365,7 +365,7 @@ fn row(object: &Object, all: &[Object]) -> Value {
                 .map(|other| &other.now["invoice"]);
             json!([o["amount"], o["amount_refunded"], disputed, invoice])
         }
-        "dispute" => json!([o["amount"]]),
+        "dispute" | "refund" => json!([o["amount"]]),
         "invoice_payment" => json!([o["invoice"]]),
         "checkout_session" => json!([o["payment_status"]]),
         "customer" => json!([o["invoice_settings"]["default_payment_method"]]),

@@ -1,0 +1,243 @@
+//! The home page: whether all is well, and what to do where it is not.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract;
+use axum::response::Response;
+use sqlx::postgres::PgPool;
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+
+use super::screen::{Block, Card, Cell, Grid, Refusal, Screen, Tone, grouped};
+use super::session::Signed;
+use super::time::span;
+use super::{Console, dead_letters, webhooks};
+use crate::catalogue::Catalogue;
+use crate::db::WorkerTx;
+use crate::doctor::{self, Check, Verdict};
+use crate::maintenance::{self, LastRun, Retried};
+use crate::metering::grace;
+use crate::webhooks::{self as events, Backlog};
+
+/// An event that waits longer than this is late.
+const LATE_SECS: i64 = 600;
+/// How long verdicts are shown before they are made anew: they read more than a page should.
+const FRESH: Duration = Duration::from_secs(30);
+
+/// How long a page waits for verdicts that are being made.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The verdicts of `doctor` that need nothing but the database, kept for a while.
+#[derive(Clone, Default)]
+pub struct Verdicts(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    /// Verdicts, and when they were made.
+    kept: Option<Kept>,
+    making: Option<JoinHandle<()>>,
+}
+
+type Kept = (Instant, Vec<Check>);
+
+impl Verdicts {
+    /// The last verdicts, if any were made. Those that are old are made anew, beside the request,
+    /// by one task at a time.
+    async fn get(&self, pool: &PgPool, catalogue: &Arc<Catalogue>) -> Option<Kept> {
+        let mut state = self.0.lock().await;
+        let fresh = |kept: &Kept| kept.0.elapsed() < FRESH;
+        if state.kept.as_ref().is_some_and(fresh) {
+            return state.kept.clone();
+        }
+        if state.making.as_ref().is_none_or(JoinHandle::is_finished) {
+            let making = make(self.clone(), pool.clone(), catalogue.clone());
+            state.making = Some(tokio::spawn(making));
+        }
+        drop(state);
+        let made = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                let state = self.0.lock().await;
+                if state.making.as_ref().is_none_or(JoinHandle::is_finished) {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(PATIENCE, made).await;
+        self.0.lock().await.kept.clone()
+    }
+}
+
+async fn make(verdicts: Verdicts, pool: PgPool, catalogue: Arc<Catalogue>) {
+    let mut checks = doctor::check_jobs(&pool).await;
+    checks.extend(doctor::check_usage(&pool, &catalogue).await);
+    checks.push(doctor::check_outbound(&pool).await);
+    checks.extend(doctor::check_subscriptions(&pool, &catalogue).await);
+    verdicts.0.lock().await.kept = Some((Instant::now(), checks));
+}
+
+pub async fn page(
+    extract::State(console): extract::State<Arc<Console>>,
+    signed: Signed,
+) -> Result<Response, Refusal> {
+    let pool = &console.shared.pool;
+    let reasons = (console.readiness)().await;
+    let mut tx = WorkerTx::begin(pool).await?;
+    let backlog = events::backlog(tx.conn()).await?;
+    let graces = grace::active_by_metric(tx.conn()).await?;
+    tx.commit().await?;
+    let runs = maintenance::last_runs(pool, &maintenance::SCHEDULED).await?;
+    let retried = maintenance::retried_today(pool).await?;
+    let checks = console.verdicts.get(pool, &console.catalogue).await;
+    let screen = Screen::new(&signed, "/console", "Home")
+        .with(health(&reasons))
+        .with(Block::Cards(vec![
+            waiting(&backlog),
+            letters(&backlog),
+            success(retried),
+            in_grace(graces.values().sum(), graces.len()),
+        ]))
+        .with(findings(checks.as_ref()))
+        .with(jobs(&runs));
+    Ok(screen.answer())
+}
+
+fn health(reasons: &[String]) -> Block {
+    match reasons.is_empty() {
+        true => webhooks::notice(
+            Tone::Good,
+            "Ready",
+            "Requests are served, and events stored.",
+        ),
+        false => webhooks::notice(Tone::Bad, "Not ready", &reasons.join("; ")),
+    }
+}
+
+fn waiting(backlog: &Backlog) -> Card {
+    let late = backlog.oldest_unprocessed_secs > LATE_SECS;
+    Card {
+        label: "Oldest event not processed",
+        value: match backlog.unprocessed {
+            0 => "none".to_owned(),
+            _ => span(backlog.oldest_unprocessed_secs),
+        },
+        note: format!("{} wait", grouped(backlog.unprocessed)),
+        tone: if late { Tone::Bad } else { Tone::Good },
+        href: Some(format!("{}?status=unprocessed", webhooks::PATH)),
+    }
+}
+
+fn letters(backlog: &Backlog) -> Card {
+    Card {
+        label: "Dead letters",
+        value: grouped(backlog.dead_letters),
+        note: match backlog.dead_letters {
+            0 => "every event was applied".to_owned(),
+            _ => "replay or discard them".to_owned(),
+        },
+        tone: match backlog.dead_letters {
+            0 => Tone::Good,
+            _ => Tone::Warn,
+        },
+        href: Some(dead_letters::PATH.to_owned()),
+    }
+}
+
+/// Of the events that were tried again, since all others succeeded at once.
+fn success(retried: Retried) -> Card {
+    let ended = retried.ended();
+    let percent = (retried.succeeded * 100).checked_div(ended);
+    Card {
+        label: "Retries that succeeded",
+        value: percent.map_or_else(|| "none".to_owned(), |percent| format!("{percent} %")),
+        note: match ended {
+            0 => "no event needed one within a day".to_owned(),
+            _ => format!(
+                "{} of {} within a day",
+                grouped(retried.succeeded),
+                grouped(ended)
+            ),
+        },
+        tone: match percent {
+            Some(percent) if percent < 95 => Tone::Bad,
+            Some(_) => Tone::Good,
+            None => Tone::Plain,
+        },
+        href: None,
+    }
+}
+
+fn in_grace(periods: i64, metrics: usize) -> Card {
+    Card {
+        label: "Grace periods running",
+        value: grouped(periods),
+        note: match metrics {
+            0 => "nobody is over a grace quota".to_owned(),
+            1 => "of 1 metric".to_owned(),
+            many => format!("of {many} metrics"),
+        },
+        tone: if periods > 0 { Tone::Warn } else { Tone::Plain },
+        href: None,
+    }
+}
+
+fn findings(kept: Option<&Kept>) -> Block {
+    let Some((at, checks)) = kept else {
+        return webhooks::notice(
+            Tone::Plain,
+            "Findings are being made",
+            "They take longer than a page waits. Look again in a while.",
+        );
+    };
+    let open = |check: &&Check| matches!(check.verdict, Verdict::Failed | Verdict::Warning);
+    let mut found: Vec<&Check> = checks.iter().filter(open).collect();
+    found.sort_by_key(|check| check.verdict != Verdict::Failed);
+    let rows = found.into_iter().map(|check| {
+        let badge = match check.verdict {
+            Verdict::Failed => Cell::Badge(Tone::Bad, "failed".to_owned()),
+            _ => Cell::Badge(Tone::Warn, "warning".to_owned()),
+        };
+        vec![
+            badge,
+            Cell::text(check.name),
+            Cell::Prose(check.detail.clone()),
+            Cell::maybe(check.fix.clone(), Cell::Prose),
+        ]
+    });
+    let rows: Vec<Vec<Cell>> = rows.collect();
+    let good = checks.len() - rows.len();
+    Block::Grid(Grid {
+        title: "Findings".to_owned(),
+        note: Some(format!(
+            "{good} of {} checks found nothing. They are doctor's that read the database; `doctor` \
+             also asks Stripe and looks at the settings. Made {} s ago.",
+            checks.len(),
+            at.elapsed().as_secs()
+        )),
+        columns: vec!["Verdict", "Check", "Found", "What to do"],
+        rows,
+        empty: "Nothing is to be done.",
+        next: None,
+    })
+}
+
+fn jobs(runs: &[LastRun]) -> Block {
+    let rows = maintenance::SCHEDULED.iter().map(|job| {
+        let run = runs.iter().find(|run| run.job == **job);
+        let state = match run {
+            None => Cell::Badge(Tone::Plain, "has never run".to_owned()),
+            Some(run) if run.last_succeeded => Cell::Badge(Tone::Good, "succeeded".to_owned()),
+            Some(_) => Cell::Badge(Tone::Bad, "failed".to_owned()),
+        };
+        let succeeded = run.and_then(|run| run.success_secs);
+        let succeeded = succeeded.and_then(|secs| jiff::Timestamp::from_second(secs).ok());
+        vec![Cell::text(*job), state, Cell::maybe(succeeded, Cell::time)]
+    });
+    Block::Grid(Grid {
+        title: "Jobs".to_owned(),
+        columns: vec!["Job", "Its last run", "Last succeeded"],
+        rows: rows.collect(),
+        ..Grid::default()
+    })
+}

@@ -1,0 +1,483 @@
+//! What pages are made of. The templates escape whatever is written into them, and nothing
+//! else makes markup.
+
+use std::sync::LazyLock;
+
+use askama::Template;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use super::session::Signed;
+use super::time::Moment;
+use crate::server::layers::idempotency::OF_FORM;
+use crate::server::problem::Problem;
+
+/// No script runs, and nothing comes from outside.
+const POLICY: &str = "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; \
+                      base-uri 'none'; frame-ancestors 'none'";
+const STYLE_SHEET: &str = include_str!("templates/console.css");
+pub const STYLE: &str = "/console/assets/console.css";
+
+/// The style sheet's address, another one for another sheet.
+static VERSIONED: LazyLock<String> = LazyLock::new(|| {
+    let digest = hex::encode(&Sha256::digest(STYLE_SHEET)[..6]);
+    format!("{STYLE}?v={digest}")
+});
+
+pub async fn style() -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/css; charset=utf-8"),
+        (header::CACHE_CONTROL, "public, max-age=86400"),
+    ];
+    (headers, STYLE_SHEET).into_response()
+}
+
+/// A page, with the headers of all.
+pub fn answer(status: StatusCode, template: &impl Template) -> Response {
+    let text = match template.render() {
+        Ok(text) => text,
+        Err(error) => {
+            tracing::error!(%error, "a page of the console cannot be written");
+            return Problem::internal().into_response();
+        }
+    };
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    (status, headers, text).into_response()
+}
+
+/// Who looks.
+#[derive(Debug, Clone)]
+pub struct Visitor {
+    pub read_only: bool,
+    pub form_token: String,
+}
+
+/// What is around every page.
+pub struct Frame {
+    pub title: String,
+    /// The path of the section that the page is in.
+    section: &'static str,
+    pub visitor: Option<Visitor>,
+}
+
+/// A link of the navigation.
+pub struct Section {
+    pub href: &'static str,
+    pub name: &'static str,
+    pub current: bool,
+}
+
+const SECTIONS: [(&str, &str); 6] = [
+    ("/console", "Home"),
+    (super::webhooks::PATH, "Webhooks in"),
+    (super::dead_letters::PATH, "Dead letters"),
+    (super::organizations::PATH, "Organizations"),
+    (super::explained::PATH, "Explain"),
+    (super::audit_log::PATH, "Audit log"),
+];
+
+impl Frame {
+    /// Of a page for everybody.
+    pub fn of(title: &str) -> Self {
+        Self {
+            title: title.to_owned(),
+            section: "",
+            visitor: None,
+        }
+    }
+
+    pub fn sections(&self) -> Vec<Section> {
+        let sections = SECTIONS.into_iter().map(|(href, name)| Section {
+            href,
+            name,
+            current: self.section == href,
+        });
+        sections.collect()
+    }
+
+    pub fn style(&self) -> &str {
+        &VERSIONED
+    }
+
+    pub fn form_token(&self) -> &str {
+        let visitor = self.visitor.as_ref();
+        visitor.map_or("", |visitor| &visitor.form_token)
+    }
+}
+
+/// A page of blocks.
+#[derive(Template)]
+#[template(path = "screen.html")]
+pub struct Screen {
+    frame: Frame,
+    /// The page above it: its address and name.
+    above: Option<(String, String)>,
+    lead: Option<String>,
+    blocks: Vec<Block>,
+}
+
+impl Screen {
+    pub fn new(signed: &Signed, section: &'static str, title: &str) -> Self {
+        Self {
+            frame: Frame {
+                title: title.to_owned(),
+                section,
+                visitor: Some(signed.visitor()),
+            },
+            above: None,
+            lead: None,
+            blocks: Vec::new(),
+        }
+    }
+
+    pub fn above(mut self, href: &str, name: &str) -> Self {
+        self.above = Some((href.to_owned(), name.to_owned()));
+        self
+    }
+
+    pub fn lead(mut self, lead: impl Into<String>) -> Self {
+        self.lead = Some(lead.into());
+        self
+    }
+
+    pub fn with(mut self, block: Block) -> Self {
+        self.blocks.push(block);
+        self
+    }
+
+    pub fn with_all(mut self, blocks: impl IntoIterator<Item = Block>) -> Self {
+        self.blocks.extend(blocks);
+        self
+    }
+
+    pub fn answer(self) -> Response {
+        answer(StatusCode::OK, &self)
+    }
+}
+
+/// How good something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tone {
+    Plain,
+    Good,
+    Warn,
+    Bad,
+    /// What a page is for.
+    Main,
+}
+
+impl Tone {
+    pub fn class(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Good => "good",
+            Self::Warn => "warn",
+            Self::Bad => "bad",
+            Self::Main => "main",
+        }
+    }
+}
+
+pub enum Block {
+    Notice {
+        tone: Tone,
+        title: String,
+        text: String,
+    },
+    Cards(Vec<Card>),
+    Facts {
+        title: String,
+        rows: Vec<(&'static str, Cell)>,
+    },
+    Grid(Grid),
+    Filter(Filter),
+    Form(Form),
+    /// Text as it is, byte for byte.
+    Code {
+        title: String,
+        note: String,
+        text: String,
+    },
+    /// An answer, and each cause with its kind and facts.
+    Causes {
+        title: String,
+        answer: String,
+        causes: Vec<(String, String, String)>,
+    },
+}
+
+pub struct Card {
+    pub label: &'static str,
+    pub value: String,
+    pub note: String,
+    pub tone: Tone,
+    pub href: Option<String>,
+}
+
+/// A table. On a narrow screen each of its rows is a card.
+#[derive(Default)]
+pub struct Grid {
+    pub title: String,
+    pub note: Option<String>,
+    pub columns: Vec<&'static str>,
+    pub rows: Vec<Vec<Cell>>,
+    /// What stands in its place where there are no rows.
+    pub empty: &'static str,
+    /// The address of its next page.
+    pub next: Option<String>,
+}
+
+impl Grid {
+    fn note(&self) -> Option<String> {
+        let note = self.note.as_ref()?;
+        Some(Cell::Prose(note.clone()).html())
+    }
+
+    pub fn labelled<'a>(
+        &'a self,
+        row: &'a [Cell],
+    ) -> impl Iterator<Item = (&'static str, &'a Cell)> {
+        self.columns.iter().copied().zip(row)
+    }
+}
+
+/// A filter, whose fields are in the page's address.
+pub struct Filter {
+    pub action: &'static str,
+    pub label: &'static str,
+    pub submit: &'static str,
+    pub fields: Vec<Field>,
+}
+
+impl Filter {
+    pub fn is_set(&self) -> bool {
+        self.fields.iter().any(|field| !field.value.is_empty())
+    }
+}
+
+pub struct Field {
+    pub name: &'static str,
+    pub label: &'static str,
+    pub value: String,
+    pub example: &'static str,
+    /// Values with their names; empty: any text.
+    pub choices: Vec<(&'static str, &'static str)>,
+}
+
+impl Field {
+    pub fn text(
+        name: &'static str,
+        label: &'static str,
+        value: Option<&str>,
+        example: &'static str,
+    ) -> Self {
+        Self {
+            name,
+            label,
+            value: value.unwrap_or_default().to_owned(),
+            example,
+            choices: Vec::new(),
+        }
+    }
+
+    pub fn has(&self, choice: &str) -> bool {
+        self.value == choice
+    }
+}
+
+/// A form that does something.
+#[derive(Default)]
+pub struct Form {
+    pub title: String,
+    pub text: String,
+    pub action: String,
+    pub hidden: Vec<(&'static str, String)>,
+    pub buttons: Vec<Button>,
+    /// The page of who does not want it.
+    pub back: Option<String>,
+}
+
+pub struct Button {
+    pub value: &'static str,
+    pub label: String,
+    pub tone: Tone,
+}
+
+impl Button {
+    /// Whether what a button says does something, rather than ask or try.
+    pub fn acts(value: &str) -> bool {
+        matches!(value, "replay" | "discard" | "verify")
+    }
+
+    /// The address with a key of its own, where the button does something.
+    pub fn once(&self, action: &str) -> Option<String> {
+        let key = || hex::encode(rand::random::<[u8; 16]>());
+        Self::acts(self.value).then(|| format!("{action}?{OF_FORM}={}", key()))
+    }
+}
+
+#[derive(Template)]
+#[template(path = "cell.html")]
+struct Shown<'a> {
+    cell: &'a Cell,
+}
+
+#[derive(Debug, Clone)]
+pub enum Cell {
+    Text(String),
+    Code(String),
+    Number(String),
+    Time(Moment),
+    Link {
+        href: String,
+        text: String,
+    },
+    Badge(Tone, String),
+    /// Text with commands between backticks.
+    Prose(String),
+    /// What is shown when it is asked for.
+    Hidden {
+        summary: &'static str,
+        text: String,
+    },
+    None,
+    Many(Vec<Cell>),
+}
+
+impl Cell {
+    pub fn text(text: impl Into<String>) -> Self {
+        Self::Text(text.into())
+    }
+
+    /// What is shown when it is asked for.
+    pub fn hidden(summary: &'static str, text: String) -> Self {
+        Self::Hidden { summary, text }
+    }
+
+    /// The parts of a text, and whether each is a command.
+    fn parts(text: &str) -> Vec<(bool, &str)> {
+        let parts = text.split('`').enumerate();
+        parts.map(|(n, part)| (n % 2 == 1, part)).collect()
+    }
+
+    pub fn link(href: impl Into<String>, text: impl Into<String>) -> Self {
+        Self::Link {
+            href: href.into(),
+            text: text.into(),
+        }
+    }
+
+    pub fn time(at: Timestamp) -> Self {
+        Self::Time(Moment::now(at))
+    }
+
+    /// A time as it is, and how long ago.
+    pub fn exact(at: Timestamp) -> Self {
+        let written = at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
+        Self::Many(vec![Self::text(written), Self::time(at)])
+    }
+
+    pub fn maybe<T>(value: Option<T>, cell: impl FnOnce(T) -> Self) -> Self {
+        value.map_or(Self::None, cell)
+    }
+
+    /// A member of a JSON object: a time where the member is one by its name, else its text.
+    pub fn of(object: &Value, name: &str) -> Self {
+        let is_time = name == "at"
+            || name.ends_with("At")
+            || name.starts_with("period")
+            || name.starts_with("currentPeriod");
+        match &object[name] {
+            Value::Null => Self::None,
+            Value::String(text) => match text.parse() {
+                Ok(at) if is_time => Self::time(at),
+                _ => Self::text(text),
+            },
+            Value::Bool(yes) => Self::text(if *yes { "yes" } else { "no" }),
+            Value::Number(number) => Self::Number(number.to_string()),
+            other => Self::Code(other.to_string()),
+        }
+    }
+
+    pub fn is_number(&self) -> bool {
+        matches!(self, Self::Number(_))
+    }
+
+    /// The markup of the cell.
+    pub fn html(&self) -> String {
+        Shown { cell: self }.render().unwrap_or_default()
+    }
+}
+
+/// What a page says that cannot be shown. A problem's words are for operators as well.
+pub struct Refusal(Problem);
+
+impl<T: Into<Problem>> From<T> for Refusal {
+    fn from(problem: T) -> Self {
+        Self(problem.into())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let problem = self.0;
+        let status = problem.status();
+        let screen = Screen {
+            frame: Frame::of(status.canonical_reason().unwrap_or("Error")),
+            above: Some(("/console".to_owned(), "Console".to_owned())),
+            lead: Some(problem.detail().to_owned()),
+            blocks: Vec::new(),
+        };
+        let mut response = answer(status, &screen);
+        // The problem's own headers, such as Retry-After.
+        let retry = problem
+            .into_response()
+            .headers()
+            .get(header::RETRY_AFTER)
+            .cloned();
+        if let Some(retry) = retry {
+            response.headers_mut().insert(header::RETRY_AFTER, retry);
+        }
+        response
+    }
+}
+
+/// How a number of bytes is written, and their digest.
+pub fn digest(bytes: &[u8]) -> String {
+    let hash = hex::encode(Sha256::digest(bytes));
+    format!("{} bytes · SHA-256 {hash}", grouped(bytes.len()))
+}
+
+/// `1,234,567.5`, without zeros at its end.
+pub fn grouped(number: impl ToString) -> String {
+    let text = number.to_string();
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => ("-", digits),
+        None => ("", &*text),
+    };
+    let (whole, rest) = match digits.split_once('.') {
+        Some((whole, rest)) => match rest.trim_end_matches('0') {
+            "" => (whole, String::new()),
+            rest => (whole, format!(".{rest}")),
+        },
+        None => (digits, String::new()),
+    };
+    let mut out = String::new();
+    for (n, digit) in whole.chars().enumerate() {
+        if n > 0 && (whole.len() - n).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    format!("{sign}{out}{rest}")
+}
+
+#[cfg(test)]
+mod tests;

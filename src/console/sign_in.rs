@@ -1,0 +1,216 @@
+//! Signing in and out. A session's token is made when the password was right, so that none
+//! can be known before.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use serde::Deserialize;
+
+use super::Console;
+use super::query::filled;
+use super::screen::{Frame, Refusal, answer};
+use super::session::{Fields, Posted, led_to};
+use crate::audit::Client;
+use crate::server::extract::Query;
+use crate::server::problem::Problem;
+use crate::tenancy::auth::{BrowserSession, LoginError, Operator};
+
+pub const PATH: &str = "/console/sign-in";
+/// The cookie that binds the form of somebody who has no session yet.
+const BEFORE: &str = "console-form";
+
+/// What a form says that was not this browser's.
+const OTHER_FORM: &str =
+    "Nothing was done: the form was of another session of the browser. Send this one.";
+const NO_COOKIE: &str = "Nothing was done: the browser sent no cookie with the form. Allow cookies \
+                         for this host; where PUBLIC_URL is https, open the console by https.";
+
+#[derive(Template)]
+#[template(path = "sign_in.html")]
+struct SignIn {
+    frame: Frame,
+    /// Why the last attempt failed.
+    fault: Option<String>,
+    form_token: String,
+    next: String,
+    email: String,
+}
+
+#[derive(Deserialize)]
+pub struct Asked {
+    /// The page to go on to.
+    #[serde(default, deserialize_with = "filled")]
+    next: Option<String>,
+}
+
+/// The form, which keeps the browser's value of before: other tabs have it as well.
+fn form(
+    console: &Console,
+    headers: &HeaderMap,
+    status: StatusCode,
+    fault: Option<String>,
+    next: &str,
+    email: &str,
+) -> Response {
+    let kept = console.cookie.read(BEFORE, headers);
+    let kept = kept.filter(|kept| kept.len() == 64 && kept.bytes().all(|b| b.is_ascii_hexdigit()));
+    let new = || hex::encode(rand::random::<[u8; 32]>());
+    let browser = BrowserSession::new(kept.unwrap_or_else(new));
+    let sign_in = SignIn {
+        frame: Frame::of("Sign in"),
+        fault,
+        form_token: browser.form_token(),
+        next: next.to_owned(),
+        email: email.to_owned(),
+    };
+    let mut response = answer(status, &sign_in);
+    set(&mut response, &console.cookie.set(BEFORE, browser.token()));
+    response
+}
+
+fn set(response: &mut Response, cookie: &str) {
+    let cookie = HeaderValue::try_from(cookie).expect("a cookie is plain text");
+    response.headers_mut().append(header::SET_COOKIE, cookie);
+}
+
+pub async fn page(
+    State(console): State<Arc<Console>>,
+    operator: Option<Extension<Operator>>,
+    headers: HeaderMap,
+    Query(asked): Query<Asked>,
+) -> Response {
+    let next = own(asked.next.as_deref());
+    match operator {
+        Some(_) => led_to(next),
+        None => form(&console, &headers, StatusCode::OK, None, next, ""),
+    }
+}
+
+/// A page of the console, and of no other site.
+fn own(next: Option<&str>) -> &str {
+    let own = |next: &&str| {
+        let rest = next.strip_prefix("/console");
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']))
+            && next.bytes().all(|b| b.is_ascii_graphic() && b != b'\\')
+    };
+    next.filter(own).unwrap_or("/console")
+}
+
+pub async fn sign_in(
+    State(console): State<Arc<Console>>,
+    Extension(client): Extension<Client>,
+    operator: Option<Extension<Operator>>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let headers = request.headers().clone();
+    let before = console.cookie.read(BEFORE, &headers);
+    let before = before.map(BrowserSession::new);
+    let mut fields = match &before {
+        Some(_) => Fields::of(request).await?,
+        None => Fields::none(),
+    };
+    let next = own(fields.get("next")).to_owned();
+    let token = fields.get("csrf").unwrap_or_default();
+    if !before.as_ref().is_some_and(|before| before.made(token)) {
+        if operator.is_some() {
+            return Ok(led_to(&next));
+        }
+        let fault = before.map_or(NO_COOKIE, |_| OTHER_FORM);
+        let (status, fault) = (StatusCode::FORBIDDEN, Some(fault.to_owned()));
+        return Ok(form(&console, &headers, status, fault, &next, ""));
+    }
+    let (email, password) = (fields.take("email"), fields.take("password"));
+    let session = match console.login.log_in(&email, password, &client).await {
+        Ok(session) => session,
+        Err(error) => return refused(&console, &headers, error, &next, &email),
+    };
+    if !session.role.is_operator() {
+        console.login.log_out(&session.token).await?;
+        let fault = "This account is no operator's: it belongs to an organization, and sees it in \
+                     the product. An operator is made with `valuecanvas-billing users create --role \
+                     operator`.";
+        let status = StatusCode::FORBIDDEN;
+        return Ok(form(
+            &console,
+            &headers,
+            status,
+            Some(fault.to_owned()),
+            &next,
+            &email,
+        ));
+    }
+    // What the browser had before ends with it.
+    if let Some(former) = console.cookie.read(BrowserSession::COOKIE, &headers) {
+        console.login.log_out(&former).await?;
+    }
+    let mut response = led_to(&next);
+    let cookie = console.cookie;
+    set(
+        &mut response,
+        &cookie.set(BrowserSession::COOKIE, &session.token),
+    );
+    Ok(response)
+}
+
+fn refused(
+    console: &Console,
+    headers: &HeaderMap,
+    error: LoginError,
+    next: &str,
+    email: &str,
+) -> Result<Response, Refusal> {
+    let (status, fault) = match &error {
+        LoginError::InvalidCredentials => (
+            StatusCode::UNAUTHORIZED,
+            "Wrong e-mail address or password.".to_owned(),
+        ),
+        LoginError::Throttled { retry_after_secs } => (
+            StatusCode::TOO_MANY_REQUESTS,
+            format!("Too many failed attempts. Try again in {retry_after_secs} seconds."),
+        ),
+        LoginError::Busy => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "Too many people sign in at the moment. Try again.".to_owned(),
+        ),
+        LoginError::Database(_) => return Err(Problem::from(error).into()),
+    };
+    Ok(form(console, headers, status, Some(fault), next, email))
+}
+
+pub async fn sign_out(
+    State(console): State<Arc<Console>>,
+    Posted { signed, .. }: Posted,
+) -> Result<Response, Refusal> {
+    console.login.log_out(signed.session.token()).await?;
+    let mut response = led_to(PATH);
+    set(&mut response, &console.cookie.clear(BrowserSession::COOKIE));
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::own;
+
+    #[test]
+    fn one_is_led_to_our_own_pages_alone() {
+        for page in ["/console", "/console?a=b", "/console/webhooks/evt_1"] {
+            assert_eq!(own(Some(page)), page);
+        }
+        for foreign in [
+            "",
+            "/",
+            "//example.com",
+            "https://example.com/console",
+            "/console.example.com",
+            "/console\\evil",
+            "/console/\n",
+        ] {
+            assert_eq!(own(Some(foreign)), "/console");
+        }
+        assert_eq!(own(None), "/console");
+    }
+}

@@ -1,0 +1,6 @@
+//! SQL for events out.
+
+pub mod changes;
+pub mod deliveries;
+pub mod endpoints;
+pub mod lanes;

@@ -1,0 +1,79 @@
+//! How far an import is: what a run that goes on with it begins with.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// What is imported, one after the other: what names others comes after them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Customers,
+    Subscriptions,
+    PaymentMethods,
+    Invoices,
+    OpenInvoices,
+    Charges,
+    Refunds,
+    Disputes,
+}
+
+impl Phase {
+    pub const ALL: [Self; 8] = [
+        Self::Customers,
+        Self::Subscriptions,
+        Self::PaymentMethods,
+        Self::Invoices,
+        Self::OpenInvoices,
+        Self::Charges,
+        Self::Refunds,
+        Self::Disputes,
+    ];
+
+    /// The kind of object.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Customers => "customers",
+            Self::Subscriptions => "subscriptions",
+            Self::PaymentMethods => "payment_methods",
+            Self::Invoices => "invoices",
+            Self::OpenInvoices => "open_invoices",
+            Self::Charges => "charges",
+            Self::Refunds => "refunds",
+            Self::Disputes => "disputes",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|phase| phase.as_str() == name)
+    }
+
+    pub fn next(self) -> Option<Self> {
+        let at = Self::ALL.iter().position(|phase| *phase == self)?;
+        Self::ALL.get(at + 1).copied()
+    }
+}
+
+/// What an import was asked for, which a run that goes on with it keeps to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Terms {
+    /// Whether each customer that nothing names an organization for becomes one.
+    pub create_organizations: bool,
+    /// Since when invoices, charges, refunds and disputes are imported.
+    pub since: Timestamp,
+    /// Whether customers are told their organizations, in their metadata.
+    pub stamp: bool,
+    /// Of the map; empty without one.
+    pub map_digest: String,
+    #[serde(flatten)]
+    pub source: Source,
+}
+
+/// Where it is imported from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Source {
+    /// The Stripe account; `None` if the key may not read it.
+    pub account: Option<String>,
+    #[serde(default)]
+    pub livemode: bool,
+}

@@ -1,0 +1,54 @@
+-- Undoes 20260121010000_addons.sql.
+
+BEGIN;
+SET LOCAL lock_timeout TO '2s';
+SET LOCAL client_min_messages TO warning;
+SET LOCAL search_path TO public, pg_temp;
+SET LOCAL citus.multi_shard_modify_mode TO 'sequential';
+SET LOCAL ROLE billing_owner;
+
+CREATE OR REPLACE VIEW effective_usage_quotas WITH (security_invoker = true) AS
+  SELECT q.organization_id, q.metric, q.plan_tier, q.plan_interval, q.currency, q.grace_max,
+         q.overage_rate,
+         CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END AS quota,
+         coalesce(v.unlimited, q.unlimited) AS unlimited,
+         coalesce(o.over_limit, q.over_limit) AS over_limit,
+         -- What is let in. While a change to fewer seats is under way, no more than those are.
+         CASE WHEN v.metric IS NULL THEN least(q.quota, q.seats_held) ELSE v.quota END
+           AS admitted_quota,
+         coalesce(o.over_limit, CASE WHEN q.seats_held IS NULL THEN q.over_limit ELSE 'hard' END)
+           AS admitted_over_limit,
+         v.metric IS NOT NULL AS overridden,
+         o.over_limit AS over_limit_override,
+         v.updated_at AS overridden_at,
+         greatest(q.updated_at, v.updated_at) AS changed_at,
+         q.quota AS plan_quota
+    FROM public.usage_quotas q
+    LEFT JOIN public.usage_quota_overrides v
+      ON v.organization_id = q.organization_id AND v.metric = q.metric
+   CROSS JOIN LATERAL (
+     -- An operator's overage counts for nothing where the plan has no rate, as after a
+     -- change of plan: it would be free use.
+     SELECT CASE WHEN v.over_limit <> 'overage' OR q.overage_rate IS NOT NULL
+                 THEN v.over_limit END AS over_limit) o;
+ALTER TABLE usage_totals
+  DROP COLUMN IF EXISTS kept_added_quota,
+  DROP COLUMN IF EXISTS kept_added_unlimited;
+UPDATE usage_quotas SET overage_rate = NULL WHERE unlimited AND overage_rate IS NOT NULL;
+ALTER TABLE usage_quotas
+  DROP CONSTRAINT IF EXISTS usage_quotas_rate,
+  DROP CONSTRAINT IF EXISTS usage_quotas_check1,
+  ADD CONSTRAINT usage_quotas_check1 CHECK (
+    (over_limit = 'overage' AND NOT unlimited) = (overage_rate IS NOT NULL)),
+  DROP COLUMN IF EXISTS added_quota,
+  DROP COLUMN IF EXISTS added_unlimited;
+ALTER TABLE organizations DROP COLUMN IF EXISTS plan_addons;
+ALTER TABLE billing_subscriptions DROP COLUMN IF EXISTS plan_addons;
+ALTER TABLE billing_subscription_items DROP COLUMN IF EXISTS addon;
+-- Prices of add-ons are of no plan, and the service of before would take them for one's.
+DELETE FROM billing_prices WHERE plan_tier = '';
+ALTER TABLE billing_prices DROP COLUMN IF EXISTS addon;
+DROP TABLE IF EXISTS catalogue_addons;
+
+DELETE FROM billing_schema_migrations WHERE version = '20260121010000';
+COMMIT;

@@ -1,0 +1,134 @@
+// Walks through the console in Chromium, as an operator would, and has axe look at each page.
+// Reads {base, email, password, organization, event, shots?} and prints what it found.
+'use strict';
+
+const fs = require('node:fs');
+const { chromium } = require('playwright-core');
+
+const AXE = fs.readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');
+const TAGS = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];
+const PASSES = {
+  plain: { viewport: { width: 1280, height: 900 } },
+  'without scripts': { viewport: { width: 1280, height: 900 }, javaScriptEnabled: false },
+  'narrow and dark': { viewport: { width: 390, height: 844 }, colorScheme: 'dark' },
+};
+
+async function main(asked) {
+  const browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
+    args: [
+      '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking',
+      '--disable-component-update', '--disable-sync',
+    ],
+  });
+  try {
+    const found = { pages: 0, faults: [] };
+    for (const [name, options] of Object.entries(PASSES)) {
+      await pass(browser, name, options, asked, found);
+    }
+    return found;
+  } finally {
+    await browser.close();
+  }
+}
+
+async function pass(browser, name, options, asked, found) {
+  const context = await browser.newContext(options);
+  const page = await context.newPage();
+  const scripts = options.javaScriptEnabled !== false;
+  page.on('console', (message) => {
+    if (message.type() === 'error' && !/status of 40/.test(message.text())) {
+      found.faults.push(`${name}: ${page.url()}: ${message.text()}`);
+    }
+  });
+  page.on('request', (request) => {
+    const own = request.url().startsWith(asked.base) || request.url().startsWith('data:');
+    if (!own) found.faults.push(`${name}: asks ${request.url()}`);
+  });
+  const look = async (shot) => {
+    found.pages += 1;
+    if (asked.shots) {
+      const file = `${asked.shots}/${name.replaceAll(' ', '-')}-${shot}.png`;
+      await page.screenshot({ path: file, fullPage: true });
+    }
+    // Without scripts nothing can look, and the pages are the same.
+    if (!scripts) return;
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
+    if (wide) found.faults.push(`${name}: ${shot} is wider than the window`);
+    await page.evaluate(AXE);
+    const run = (tags) => axe.run(document, { runOnly: { type: 'tag', values: tags } });
+    const { violations } = await page.evaluate(run, TAGS);
+    for (const one of violations) {
+      const where = one.nodes.map((node) => node.html).slice(0, 3).join(' ');
+      found.faults.push(`${name}: ${shot}: ${one.id}: ${one.help}: ${where}`);
+    }
+  };
+  const heading = async (text) => {
+    await page.getByRole('heading', { level: 1, name: text }).waitFor({ timeout: 20000 });
+  };
+
+  await page.goto(`${asked.base}/`);
+  await heading('Sign in');
+  await look('sign-in');
+  await page.getByLabel('E-mail address').fill(asked.email);
+  await page.getByLabel('Password').fill('a wrong one');
+  await page.keyboard.press('Enter');
+  await page.getByRole('alert').waitFor();
+  await look('refused');
+  await page.getByLabel('Password').fill(asked.password);
+  await page.keyboard.press('Enter');
+  await heading('Home');
+  await look('home');
+
+  await page.getByRole('link', { name: 'Dead letters' }).first().click();
+  await heading('Dead letters');
+  await look('dead-letters');
+  const letter = page.getByRole('link', { name: asked.event[name] });
+  await letter.click();
+  await heading(asked.event[name]);
+  await look('dead-letter');
+  await page.getByRole('button', { name: 'Replay', exact: true }).click();
+  await page.getByRole('heading', { name: 'Replay this event?' }).waitFor();
+  await look('asked');
+  await page.getByRole('button', { name: 'Replay it' }).click();
+  await page.getByRole('heading', { name: 'Replayed: applied' }).waitFor();
+  await look('replayed');
+
+  await page.getByRole('link', { name: 'Organizations' }).click();
+  await heading('Organizations');
+  await page.getByLabel(/^Name, external id/).fill(asked.organization);
+  await page.keyboard.press('Enter');
+  await page.getByRole('link', { name: asked.organization }).waitFor();
+  await look('organizations');
+  await page.getByRole('link', { name: asked.organization }).click();
+  await heading(asked.organization);
+  await look('organization');
+  await page.getByRole('link', { name: 'api_calls' }).first().click();
+  await heading('Explain');
+  await look('explain');
+  await page.getByRole('link', { name: 'Webhooks in' }).click();
+  await heading('Webhooks in');
+  await look('webhooks');
+  await page.getByRole('link', { name: 'Audit log', exact: true }).click();
+  await heading('Audit log');
+  await look('audit-log');
+  await page.getByRole('button', { name: /^Verify/ }).click();
+  await heading('Verification');
+  await look('verification');
+  await page.goto(`${asked.base}/console/nothing`);
+  await heading('Not Found');
+  await look('not-found');
+  await page.goto(`${asked.base}/console`);
+  await page.getByRole('button', { name: 'Sign out' }).click();
+  await heading('Sign in');
+  await context.close();
+}
+
+const asked = JSON.parse(fs.readFileSync(0, 'utf8'));
+main(asked).then(
+  (found) => process.stdout.write(JSON.stringify(found)),
+  (error) => {
+    console.error(error);
+    process.exitCode = 1;
+  },
+);

@@ -1,0 +1,48 @@
+//! The console in a real browser: with scripts off, on a narrow screen, in the dark; axe finds
+//! nothing on any page.
+
+use serde_json::{Value, json};
+
+use super::{Desk, OPERATOR, PASSWORD};
+use crate::support::libraries;
+
+#[tokio::test]
+async fn an_operator_finds_a_dead_letter_replays_it_and_opens_an_organization() {
+    let desk = Desk::open().await;
+    desk.deliver("cus_1", &["evt_1", "evt_2"]).await;
+    let passes = ["plain", "without scripts", "narrow and dark"];
+    let events = ["evt_plain", "evt_still", "evt_dark"];
+    desk.deliver("cus_2", &events).await;
+    desk.service.db.organization("cus_2").await;
+    desk.service
+        .db
+        .execute(&format!(
+            "UPDATE organizations SET name = 'Acme Tools', external_id = 'acme-1',
+                    email = 'billing@acme.example' WHERE id = '{}'",
+            desk.organization
+        ))
+        .await;
+    let events: Vec<(&str, &str)> = passes.into_iter().zip(events).collect();
+    let events: Value = events
+        .into_iter()
+        .map(|(pass, id)| (pass, json!(id)))
+        .collect();
+    let asked = json!({
+        "base": desk.service.base,
+        "email": OPERATOR,
+        "password": PASSWORD,
+        "organization": "Acme Tools",
+        "event": events,
+        // A folder for pictures of each page.
+        "shots": std::env::var("VCB_SHOTS").ok(),
+    });
+    let walk = tokio::task::spawn_blocking(move || libraries::ask("node", "console", &asked));
+    let found = walk
+        .await
+        .unwrap()
+        .unwrap_or_else(|error| panic!("{error}"));
+    let found: Value = serde_json::from_str(&found).unwrap();
+    assert_eq!(found["faults"], json!([]), "{found:#}");
+    assert_eq!(found["pages"], 42);
+    assert_eq!(desk.dead_letters().await, 0);
+}

@@ -1,0 +1,250 @@
+//! What is done by forms, by whom, and that each form is of its own session.
+
+use reqwest::Method;
+
+use super::{Browser, Desk, OPERATOR, READER, is_ok};
+
+const LETTERS: &str = "/console/dead-letters";
+
+#[tokio::test]
+async fn a_form_needs_the_token_of_its_own_session() {
+    let desk = Desk::open().await;
+    desk.deliver("cus_2", &["evt_1"]).await;
+    let mut one = Browser::of(&desk.service, OPERATOR).await;
+    let mut other = Browser::of(&desk.service, OPERATOR).await;
+    let own = one.get("/console").await.form_token();
+    let others = other.get("/console").await.form_token();
+    assert_ne!(own, others);
+    for path in ["/console/webhooks/evt_1", LETTERS, "/console/sign-out"] {
+        for token in ["", "0", &*others] {
+            let form = [("csrf", token), ("do", "discard")];
+            let page = one.send(Method::POST, path, &form).await;
+            assert_eq!(page.status, 403, "{path} {token}");
+            assert!(page.text.contains("Nothing was done"), "{}", page.text);
+        }
+        let page = one.send(Method::POST, path, &[("do", "discard")]).await;
+        assert_eq!(page.status, 403, "{path} without one");
+    }
+    let sign_in = [
+        ("csrf", &*own),
+        ("email", OPERATOR),
+        ("password", super::PASSWORD),
+    ];
+    let mut nobody = Browser::new(&desk.service);
+    let page = nobody
+        .send(Method::POST, "/console/sign-in", &sign_in)
+        .await;
+    assert_eq!(
+        page.status, 403,
+        "nobody is signed in by another site's form"
+    );
+    assert_eq!(desk.dead_letters().await, 1);
+    is_ok(&one.get("/console").await);
+}
+
+#[tokio::test]
+async fn what_another_site_sends_is_refused_whatever_it_knows() {
+    let desk = Desk::open().await;
+    let mut browser = Browser::of(&desk.service, OPERATOR).await;
+    let token = browser.get("/console").await.form_token();
+    let request = desk.service.post("/console/sign-out");
+    let cookie = format!("console={}", browser.cookies["console"]);
+    let request = request
+        .header("cookie", cookie)
+        .header("sec-fetch-site", "cross-site");
+    let answer = request.form(&[("csrf", token)]).send().await.unwrap();
+    assert_eq!(answer.status(), 403);
+    is_ok(&browser.get("/console").await);
+}
+
+#[tokio::test]
+async fn a_read_only_operator_sees_no_buttons_and_is_refused() {
+    let desk = Desk::open().await;
+    desk.deliver("cus_1", &["evt_1"]).await;
+    desk.deliver("cus_2", &["evt_2"]).await;
+    let mut reader = Browser::of(&desk.service, READER).await;
+    for path in desk.pages() {
+        let page = reader.get(&path).await;
+        is_ok(&page);
+        let acts = page.text.matches("method=\"post\"").count();
+        assert_eq!(acts, 1, "{path} has the form to sign out alone");
+    }
+    for path in ["/console/webhooks/evt_2", LETTERS] {
+        for act in ["ask-replay", "rehearse", "replay", "ask-discard", "discard"] {
+            let page = reader.post(path, &[("do", act)]).await;
+            assert_eq!(page.status, 403, "{path} {act}");
+            assert!(page.text.contains("operator.read"), "{}", page.text);
+        }
+    }
+    assert_eq!(desk.dead_letters().await, 1);
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_tried_then_replayed_and_each_step_is_entered() {
+    let desk = Desk::open().await;
+    desk.deliver("cus_2", &["evt_1"]).await;
+    let mut browser = Browser::of(&desk.service, OPERATOR).await;
+    let path = "/console/webhooks/evt_1";
+    let page = browser.post(path, &[("do", "rehearse")]).await;
+    assert!(page.text.contains("It did not succeed"), "{}", page.text);
+    desk.service.db.organization("cus_2").await;
+    let page = browser.post(path, &[("do", "rehearse")]).await;
+    assert!(
+        page.text.contains("A replay would succeed: applied"),
+        "{}",
+        page.text
+    );
+    assert_eq!(desk.dead_letters().await, 1, "nothing is kept");
+
+    let page = browser.post(path, &[("do", "ask-replay")]).await;
+    assert!(page.text.contains("Replay this event?"), "{}", page.text);
+    assert_eq!(desk.dead_letters().await, 1, "it asks first");
+    let page = browser.post(path, &[("do", "replay")]).await;
+    assert!(page.text.contains("Replayed: applied"), "{}", page.text);
+    assert_eq!(desk.dead_letters().await, 0);
+    assert_eq!(desk.entries("webhook_event_replayed", OPERATOR).await, 1);
+    assert!(
+        desk.entries("webhook_event_shown", OPERATOR).await >= 1,
+        "beside the question"
+    );
+}
+
+#[tokio::test]
+async fn all_that_match_are_counted_and_asked_about_and_no_others_are_touched() {
+    let desk = Desk::open().await;
+    desk.deliver("cus_2", &["evt_1", "evt_2"]).await;
+    desk.deliver("cus_3", &["evt_3"]).await;
+    desk.service
+        .db
+        .execute(
+            "UPDATE webhook_dead_letter_queue SET error_message = 'another (fault) [a.b*]'
+              WHERE stripe_event_id = 'evt_2'",
+        )
+        .await;
+    let mut browser = Browser::of(&desk.service, OPERATOR).await;
+    let page = browser.get(LETTERS).await;
+    is_ok(&page);
+    assert!(
+        page.text.contains("another (fault) [a.b*]"),
+        "{}",
+        page.text
+    );
+    let filter = [("reason", "another (fault) [a.b*]"), ("do", "ask-discard")];
+    let page = browser.post(LETTERS, &filter).await;
+    assert!(
+        page.text.contains("Discard 1 dead letter?"),
+        "{}",
+        page.text
+    );
+    assert_eq!(desk.dead_letters().await, 3, "it asks first");
+    let through = page.through();
+    let filter = [
+        ("reason", "another (fault) [a.b*]"),
+        ("through", &*through),
+        ("do", "discard"),
+    ];
+    let page = browser.post(LETTERS, &filter).await;
+    assert!(page.text.contains("1 of 1 discarded"), "{}", page.text);
+    assert_eq!(desk.dead_letters().await, 2);
+    assert_eq!(desk.entries("webhook_event_discarded", OPERATOR).await, 1);
+
+    // The two that are left wait for different customers, and failed for one reason.
+    let error = "SELECT error_message FROM webhook_dead_letter_queue ORDER BY 1 LIMIT 1";
+    let error = desk.service.db.value(error).await;
+    let filter = [("reason", &*error), ("do", "ask-replay")];
+    let page = browser.post(LETTERS, &filter).await;
+    assert!(
+        page.text.contains("Replay 2 dead letters?"),
+        "{}",
+        page.text
+    );
+    desk.service.db.organization("cus_2").await;
+    let through = page.through();
+    let filter = [
+        ("reason", &*error),
+        ("through", &*through),
+        ("do", "replay"),
+    ];
+    let page = browser.post(LETTERS, &filter).await;
+    assert!(page.text.contains("1 of 2 replayed"), "{}", page.text);
+    assert_eq!(desk.dead_letters().await, 1);
+    assert_eq!(desk.entries("webhook_event_replayed", OPERATOR).await, 2);
+}
+
+#[tokio::test]
+async fn what_was_counted_is_done_once_however_often_the_form_is_sent() {
+    let desk = Desk::open().await;
+    desk.deliver("cus_2", &["evt_1", "evt_2"]).await;
+    let mut browser = Browser::of(&desk.service, OPERATOR).await;
+    let asked = browser.post(LETTERS, &[("do", "ask-discard")]).await;
+    assert!(
+        asked.text.contains("Discard 2 dead letters?"),
+        "{}",
+        asked.text
+    );
+    desk.deliver("cus_3", &["evt_3"]).await;
+    let (once, through) = (asked.once(), asked.through());
+    let form = [("through", &*through), ("do", "discard")];
+    let first = browser.post_to(&once, &form).await;
+    assert!(first.text.contains("2 of 2 discarded"), "{}", first.text);
+    assert_eq!(
+        desk.dead_letters().await,
+        1,
+        "what came later was not counted"
+    );
+
+    desk.deliver("cus_2", &["evt_4"]).await;
+    let again = browser.post_to(&once, &form).await;
+    assert_eq!(again.text, first.text, "what came of it is shown again");
+    assert_eq!(desk.dead_letters().await, 2);
+    assert_eq!(desk.entries("webhook_event_discarded", OPERATOR).await, 2);
+
+    let no_key = browser.post_to(LETTERS, &form).await;
+    assert_eq!(no_key.status, 403, "{}", no_key.text);
+    let not_counted = browser.post(LETTERS, &[("do", "discard")]).await;
+    assert_eq!(not_counted.status, 400, "{}", not_counted.text);
+    assert_eq!(desk.dead_letters().await, 2);
+}
+
+#[tokio::test]
+async fn a_reason_takes_its_own_group_and_no_word_for_an_id() {
+    let desk = Desk::open().await;
+    let errors = [
+        "organization 019aab70-0000-7000-8000-000000000001: gone",
+        "organization acme: gone",
+        "no cus_Ab1 is here",
+        "no cus_abc is here",
+        "no cus_… is here",
+    ];
+    let ids = ["evt_0", "evt_1", "evt_2", "evt_3", "evt_4"];
+    desk.deliver("cus_2", &ids).await;
+    for (id, error) in ids.iter().zip(errors) {
+        let set = format!(
+            "UPDATE webhook_dead_letter_queue SET error_message = '{error}'
+              WHERE stripe_event_id = '{id}'"
+        );
+        desk.service.db.execute(&set).await;
+    }
+    let mut browser = Browser::of(&desk.service, OPERATOR).await;
+    for (reason, asked) in [
+        ("organization …: gone", "Discard 1 dead letter?"),
+        ("organization acme: gone", "Discard 1 dead letter?"),
+        ("no cus_… is here", "Discard 2 dead letters?"),
+        ("no cus_abc is here", "Discard 1 dead letter?"),
+    ] {
+        let form = [("reason", reason), ("do", "ask-discard")];
+        let page = browser.post(LETTERS, &form).await;
+        assert!(page.text.contains(asked), "{reason}: {}", page.text);
+    }
+}
+
+#[tokio::test]
+async fn a_form_that_is_too_long_is_not_read() {
+    let desk = Desk::open().await;
+    let mut browser = Browser::new(&desk.service);
+    let token = browser.get("/console/sign-in").await.form_token();
+    let long = "a".repeat(16 * 1024);
+    let form = [("csrf", &*token), ("email", OPERATOR), ("password", &*long)];
+    let page = browser.send(Method::POST, "/console/sign-in", &form).await;
+    assert_eq!(page.status, 413, "{}", page.text);
+}
