@@ -82,52 +82,49 @@ fn corrections(rows: &[TotalPeriod], start: i64, end: i64) -> Vec<Correction> {
     corrections
 }
 
-/// Corrects the totals of one account by the closed periods.
+/// Corrects the totals of one account by a closed period.
 pub(super) async fn correct(
     conn: &mut PgConnection,
     aggregation: Aggregation,
     account: TotalKey<'_>,
-    closed_periods: &[&ClosedPeriod],
+    closed: &ClosedPeriod,
 ) -> Result<(), sqlx::Error> {
-    for closed in closed_periods {
-        let Some(period) = closed.period() else {
-            continue;
-        };
-        let at = |start: i64| TotalKey { start, ..account };
-        let rows = store::rows_of(conn, account).await?;
-        for correction in corrections(&rows, closed.start, closed.end) {
-            match correction {
-                Correction::Split { row } => {
-                    let Ok(rest) = Period::from_seconds(closed.end, row.end) else {
-                        continue;
-                    };
-                    store::split(conn, at(row.start), closed.end).await?;
-                    let since = Some(closed.end);
-                    store::move_usage(conn, at(row.start), rest, since, aggregation).await?;
-                    store::set_end(conn, at(row.start), closed.end, row.closed, false).await?;
-                    store::count_late(conn, at(closed.end), aggregation).await?;
+    let Some(period) = closed.period() else {
+        return Ok(());
+    };
+    let at = |start: i64| TotalKey { start, ..account };
+    let rows = store::rows_of(conn, account).await?;
+    for correction in corrections(&rows, closed.start, closed.end) {
+        match correction {
+            Correction::Split { row } => {
+                let Ok(rest) = Period::from_seconds(closed.end, row.end) else {
+                    continue;
+                };
+                store::split(conn, at(row.start), closed.end).await?;
+                let since = Some(closed.end);
+                store::move_usage(conn, at(row.start), rest, since, aggregation).await?;
+                store::set_end(conn, at(row.start), closed.end, row.closed, false).await?;
+                store::count_late(conn, at(closed.end), aggregation).await?;
+            }
+            Correction::Begin { row } => {
+                let since = Some(closed.start);
+                store::move_usage(conn, at(row.start), period, since, aggregation).await?;
+                // The earlier total ends here. If that is not its real end, its own closed
+                // period corrects it.
+                store::set_end(conn, at(row.start), closed.start, true, false).await?;
+                store::count_late(conn, at(row.start), aggregation).await?;
+            }
+            Correction::Merge { row } => {
+                store::move_usage(conn, at(row.start), period, None, aggregation).await?;
+            }
+            Correction::Settle => {
+                store::set_end(conn, at(closed.start), closed.end, closed.at_once, true).await?;
+                if let Some(price) = closed.price_of(account.metric) {
+                    let subscription = Some(&*closed.subscription_id);
+                    store::bill_by(conn, at(closed.start), price, subscription).await?;
                 }
-                Correction::Begin { row } => {
-                    let since = Some(closed.start);
-                    store::move_usage(conn, at(row.start), period, since, aggregation).await?;
-                    // The earlier total ends here. If that is not its real end, its own closed
-                    // period corrects it.
-                    store::set_end(conn, at(row.start), closed.start, true, false).await?;
-                    store::count_late(conn, at(row.start), aggregation).await?;
-                }
-                Correction::Merge { row } => {
-                    store::move_usage(conn, at(row.start), period, None, aggregation).await?;
-                }
-                Correction::Settle => {
-                    store::set_end(conn, at(closed.start), closed.end, closed.at_once, true)
-                        .await?;
-                    if let Some(price) = closed.price_of(account.metric) {
-                        let subscription = Some(&*closed.subscription_id);
-                        store::bill_by(conn, at(closed.start), price, subscription).await?;
-                    }
-                    store::mark_late(conn, at(closed.start), closed.ours).await?;
-                    store::count_late(conn, at(closed.start), aggregation).await?;
-                }
+                store::mark_late(conn, at(closed.start), closed.ours).await?;
+                store::count_late(conn, at(closed.start), aggregation).await?;
             }
         }
     }

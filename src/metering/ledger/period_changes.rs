@@ -156,18 +156,39 @@ async fn correct_closed(
     let mut closed: Vec<&ClosedPeriod> = closed.iter().filter(counts).collect();
     closed.sort_by_key(|closed| (closed.organization_id, closed.end, closed.start));
     closed.dedup();
-    store::create_totals(conn, metrics, &closed).await?;
-    for ((organization_id, metric), account) in keys.iter().zip(&accounts) {
-        let of = |closed: &&&ClosedPeriod| closed.organization_id == *organization_id;
-        let closed: Vec<&ClosedPeriod> = closed.iter().filter(of).copied().collect();
-        let total = TotalKey {
-            organization_id: *organization_id,
-            metric,
-            start: 0,
-        };
-        closed_periods::correct(conn, account.aggregation, total, &closed).await?;
+    for round in rounds(&closed) {
+        store::create_totals(conn, metrics, &round).await?;
+        for ((organization_id, metric), account) in keys.iter().zip(&accounts) {
+            let mut closed = round.iter();
+            let Some(closed) = closed.find(|closed| closed.organization_id == *organization_id)
+            else {
+                continue;
+            };
+            let total = TotalKey {
+                organization_id: *organization_id,
+                metric,
+                start: 0,
+            };
+            closed_periods::correct(conn, account.aggregation, total, closed).await?;
+        }
     }
     Ok(())
+}
+
+/// One closed period of each organization at a time, in their order: the total of a later
+/// one must not stand in the way of splitting an earlier one's.
+fn rounds<'a>(closed: &[&'a ClosedPeriod]) -> Vec<Vec<&'a ClosedPeriod>> {
+    let mut seen = BTreeMap::<Uuid, usize>::new();
+    let mut rounds = Vec::<Vec<&ClosedPeriod>>::new();
+    for closed in closed {
+        let earlier = seen.entry(closed.organization_id).or_default();
+        if rounds.len() == *earlier {
+            rounds.push(Vec::new());
+        }
+        rounds[*earlier].push(closed);
+        *earlier += 1;
+    }
+    rounds
 }
 
 async fn apply(

@@ -7,6 +7,8 @@ use serde_json::json;
 use super::billed::Billed;
 use super::tenant::EVENTS;
 use crate::subscriptions::world::{DAY, UPCOMING, seconds, text};
+use crate::support::TestService;
+use crate::support::service::{Options, WEBHOOKS};
 
 const HOUR: i64 = 3_600;
 
@@ -119,6 +121,66 @@ async fn a_period_that_begins_anew_takes_only_what_was_used_in_it() {
     assert_eq!(report.unbilled.len(), 1);
     assert_eq!(report.unbilled[0].units.0, 1_000.into());
     assert_eq!(report.unbilled[0].reason.as_str(), "told_too_late");
+}
+
+#[tokio::test]
+async fn what_is_dated_ahead_moves_with_two_ends_that_are_heard_of_at_once() {
+    let at = Timestamp::now().as_second() - 5 * HOUR;
+    let mut billed = Billed::without_subscription(Some(at)).await;
+    billed.world.create("standard").await.ok();
+    billed.catch_up().await;
+    billed.world.settle().await;
+    // Nobody works until both have come.
+    let replica = billed.world.beside().await;
+    billed.world.service.stop().await;
+    let webhooks = format!("{}{WEBHOOKS}", replica.base);
+    billed.world.deliver_to(&webhooks).await;
+    let first = billed.catch_up().await;
+    let (second, late) = (first + 2, first + 3);
+    for (id, at) in [("a", first), ("b", second - 1), ("c", second), ("d", late)] {
+        let at = Timestamp::from_second(at).unwrap();
+        let event = json!({"id": id, "metric": "api_calls", "quantity": 10, "occurredAt": at});
+        billed.tenant.post(&replica, EVENTS, &event).await.ok();
+    }
+    billed
+        .in_dashboard(&[("billing_cycle_anchor", "now")])
+        .await;
+    while billed.catch_up().await < second {}
+    let path = format!(
+        "/v1/subscriptions/{}",
+        text(&billed.subscription().await, "id")
+    );
+    let ended = billed
+        .world
+        .stripe
+        .send(reqwest::Method::DELETE, &path, &[])
+        .await;
+    let ended = ended["ended_at"].as_i64().unwrap();
+    billed.world.stripe.sandbox.deliveries_settled().await;
+    let service = &mut billed.world.service;
+    let options = Options {
+        secrets: service.secrets.clone(),
+        stripe_api: Some(billed.world.stripe.api()),
+        ..Options::default()
+    };
+    *service = TestService::on(service.db.clone(), options).await;
+    billed.world.settle().await;
+    let counted =
+        "SELECT string_agg(event_id || (period_start >= to_timestamp({})), ' ' ORDER BY event_id)
+                     FROM usage_events"
+            .replace("{}", &ended.to_string());
+    let db = &billed.service().db;
+    let expected = ["a", "b", "c", "d"]
+        .iter()
+        .zip([first, second - 1, second, late]);
+    let expected: Vec<String> = expected
+        .map(|(id, at)| format!("{id}{}", at >= ended))
+        .collect();
+    assert_eq!(db.value(&counted).await, expected.join(" "));
+    let astray = "SELECT count(*) FROM usage_events e JOIN usage_totals t
+                     USING (organization_id, metric, period_start)
+                   WHERE e.occurred_at < t.period_start OR e.occurred_at >= t.period_end";
+    assert_eq!(db.value(astray).await, "0");
 }
 
 #[tokio::test]

@@ -251,7 +251,7 @@ pub async fn move_usage(
                 AND recorded_at >= $5::timestamptz - interval '5 minutes'
                 AND coalesce(occurred_at, recorded_at) >= $5
                 AND (recorded_at > (SELECT at FROM told)
-                     OR coalesce(occurred_at, recorded_at) >= $5 + interval '1 second')
+                     OR coalesce(occurred_at, recorded_at) > (SELECT at FROM told))
              RETURNING quantity
            ), reserved AS (
              UPDATE usage_reservations SET period_start = $4
