@@ -1,0 +1,38 @@
+// Builds the package: types from the API's description, then JavaScript and declarations.
+//
+//   node scripts/build.js --openapi FILE
+//
+// FILE is what `valuecanvas-billing openapi` prints. Without it, the types that were generated
+// last are used.
+import { execFileSync } from "node:child_process";
+import { existsSync, rmSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const require = createRequire(import.meta.url);
+const at = process.argv.indexOf("--openapi");
+const types = join(root, "src", "openapi.ts");
+
+/** The file of a package's program. */
+function program(name, file) {
+  const found = require.resolve(`${name}/package.json`, { paths: [root] });
+  return join(dirname(found), file);
+}
+
+function run(file, ...args) {
+  execFileSync(process.execPath, [file, ...args], { cwd: root, stdio: ["ignore", "inherit", "inherit"] });
+}
+
+if (at > 0) {
+  const cli = program("openapi-typescript", "bin/cli.js");
+  execFileSync(process.execPath, [cli, resolve(process.argv[at + 1]), "-o", types], { stdio: ["ignore", "ignore", "inherit"] });
+} else if (!existsSync(types)) {
+  console.error("build: no types yet: give --openapi FILE, which `valuecanvas-billing openapi` prints");
+  process.exit(2);
+}
+rmSync(join(root, "dist"), { recursive: true, force: true });
+const tsc = program("typescript", "bin/tsc");
+run(tsc, "-p", "tsconfig.json");
+run(tsc, "-p", "tsconfig.node.json");
