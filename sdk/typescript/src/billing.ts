@@ -6,7 +6,7 @@ import { Breaker, Metering, type Decision, type OnUnavailable } from "./metering
 import { OrganizationBilling, type CallOptions, type PageOptions } from "./organization.js";
 import { UsageQueue, type EventStorage, type LostEvent, type QueueOptions, type QueueStats } from "./queue.js";
 import { States, type StateOptions } from "./state.js";
-import { Transport, type Call, type Method, type RetryOptions } from "./transport.js";
+import { Transport, type Answer, type Call, type Method, type RetryOptions } from "./transport.js";
 import type { NewOrganization, Organization, OrganizationPatch, Page } from "./types.js";
 
 export interface BillingOptions {
@@ -157,8 +157,12 @@ export class Billing {
   }
 
   /** The same with status and headers, for a handler that passes them on. */
-  async requestRaw(call: Call): Promise<{ status: number; headers: Headers; body: unknown }> {
-    return this.#transport.call(call);
+  async requestRaw(call: Call & { changes: boolean }): Promise<Answer> {
+    try {
+      return await this.#transport.call(call);
+    } finally {
+      if (call.changes) this.#states.of(call.organization).expire();
+    }
   }
 }
 

@@ -81,6 +81,7 @@ async function answer(billing: Billing, options: HandlerOptions, base: string, r
   }
   if (path === "/subscription" && url.searchParams.get("immediately") === "true") query["immediately"] = "true";
   const headers = picked(request.headers, ASKED);
+  const changes = route.manage && path !== "/subscription/preview";
   const given = await billing.requestRaw({
     method: route.method,
     path: `/api/billing${path}`,
@@ -91,7 +92,8 @@ async function answer(billing: Billing, options: HandlerOptions, base: string, r
     signal: request.signal,
     accept: [304],
     // Without a key of the page's own, nothing makes a change safe to repeat.
-    attempts: route.manage && !headers["idempotency-key"] && !path.endsWith("/preview") ? 1 : undefined,
+    attempts: changes && !headers["idempotency-key"] ? 1 : undefined,
+    changes,
   });
   const empty = given.status === 204 || given.status === 304;
   return new Response(empty ? null : JSON.stringify(given.body ?? null), {
