@@ -106,7 +106,7 @@ export interface PlanPickerProps {
 
 interface Offer {
   plan: Plan;
-  price: { priceAmount: number; currency: string; interval: PlanChoice["interval"] };
+  price: { priceAmount: number; currency: string; interval: PlanChoice["interval"]; seatAmount?: number | null };
   value: string;
   current: boolean;
 }
@@ -206,7 +206,8 @@ function priceOf(offer: Offer, locale: string | undefined): string {
   const { priceAmount, currency, interval } = offer.price;
   if (priceAmount === 0) return "free";
   const amount = formatAmount(priceAmount, currency, locale);
-  return `${amount} / ${interval}${offer.plan.seats?.mode === "licensed" ? " and seat" : ""}`;
+  const eachSeat = offer.plan.seats?.mode === "licensed" && offer.price.seatAmount == null;
+  return `${amount} / ${interval}${eachSeat ? " and seat" : ""}`;
 }
 
 /** Each plan by each interval, in the customer's currency. */
