@@ -35,7 +35,7 @@ export class BillingError extends Error {
 
   /** Whether the service could not do it for now, so that the same may succeed later. */
   get transient(): boolean {
-    if (this.code === "stripe_not_configured") return false;
+    if (this.code === "stripe_not_configured" || this.code === "credentials_failed") return false;
     if (this.status === 409) return this.code === "idempotency_in_flight";
     return this.unavailable || this.status === 429 || this.status === 408;
   }

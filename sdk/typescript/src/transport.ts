@@ -88,6 +88,8 @@ export class Transport {
   }
 
   async #attempt<T>(call: Call, timeoutMs: number): Promise<Omit<Answer<T>, "attempts">> {
+    if (call.signal?.aborted) throw aborted(call.signal);
+    const headers = await this.#headers(call);
     const stop = new AbortController();
     const abort = () => stop.abort();
     if (call.signal?.aborted) throw aborted(call.signal);
@@ -98,7 +100,6 @@ export class Transport {
       stop.abort();
     }, timeoutMs);
     try {
-      const headers = await this.#headers(call);
       const body = call.rawBody ?? (call.body === undefined ? undefined : JSON.stringify(call.body));
       const response = await this.#options.fetch(this.#url(call), {
         method: call.method,
@@ -124,7 +125,14 @@ export class Transport {
   }
 
   async #headers(call: Call): Promise<Record<string, string>> {
-    const headers: Record<string, string> = { accept: "application/json", ...(await this.#options.headers()) };
+    let own: Record<string, string>;
+    try {
+      own = await this.#options.headers();
+    } catch (cause) {
+      const detail = cause instanceof Error ? cause.message : String(cause);
+      throw new BillingError({ code: "credentials_failed", status: 0, detail, cause });
+    }
+    const headers: Record<string, string> = { accept: "application/json", ...own };
     if (call.organization !== undefined) headers["x-organization"] = asHeader(call.organization);
     if (call.idempotencyKey !== undefined) headers["idempotency-key"] = call.idempotencyKey;
     if (call.body !== undefined || call.rawBody !== undefined) headers["content-type"] = "application/json";
