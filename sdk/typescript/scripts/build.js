@@ -4,7 +4,7 @@
 //
 // FILE is what `valuecanvas-billing openapi` prints. Without it, the types that were generated
 // last are used.
-import { execFileSync } from "node:child_process";
+import { spawnSync } from "node:child_process";
 import { existsSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join, resolve } from "node:path";
@@ -21,18 +21,24 @@ function program(name, file) {
   return join(dirname(found), file);
 }
 
-function run(file, ...args) {
-  execFileSync(process.execPath, [file, ...args], { cwd: root, stdio: ["ignore", "inherit", "inherit"] });
+/** Runs it; what fails has said why. */
+function run(stdout, file, ...args) {
+  const { status } = spawnSync(process.execPath, [file, ...args], { cwd: root, stdio: ["ignore", stdout, "inherit"] });
+  if (status !== 0) process.exit(1);
 }
 
 if (at > 0) {
-  const cli = program("openapi-typescript", "bin/cli.js");
-  execFileSync(process.execPath, [cli, resolve(process.argv[at + 1]), "-o", types], { stdio: ["ignore", "ignore", "inherit"] });
+  const description = process.argv[at + 1];
+  if (description === undefined || !existsSync(description)) {
+    console.error(`build: --openapi: ${description ?? "expected a file"}${description ? " is not there" : ""}`);
+    process.exit(2);
+  }
+  run("ignore", program("openapi-typescript", "bin/cli.js"), resolve(description), "-o", types);
 } else if (!existsSync(types)) {
   console.error("build: no types yet: give --openapi FILE, which `valuecanvas-billing openapi` prints");
   process.exit(2);
 }
 rmSync(join(root, "dist"), { recursive: true, force: true });
 const tsc = program("typescript", "bin/tsc");
-run(tsc, "-p", "tsconfig.json");
-run(tsc, "-p", "tsconfig.node.json");
+run("inherit", tsc, "-p", "tsconfig.json");
+run("inherit", tsc, "-p", "tsconfig.node.json");

@@ -190,12 +190,12 @@ export class OrganizationBilling {
     return { ...answer.body, done: answer.status === 200 };
   }
 
-  portal(body: BodyOf<"openPortal"> = undefined, options: CallOptions = {}): Promise<AnswerOf<"openPortal", 201>> {
+  portal(body: NonNullable<BodyOf<"openPortal">> = {}, options: CallOptions = {}): Promise<AnswerOf<"openPortal", 201>> {
     return this.#change("POST", "/api/billing/portal", body, options);
   }
 
   setUpPaymentMethod(
-    body: BodyOf<"setUpPaymentMethod"> = undefined,
+    body: NonNullable<BodyOf<"setUpPaymentMethod">> = {},
     options: CallOptions = {},
   ): Promise<AnswerOf<"setUpPaymentMethod", 201>> {
     return this.#change("POST", "/api/billing/payment-methods/setup", body, options);

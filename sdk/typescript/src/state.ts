@@ -93,10 +93,12 @@ export class StateCache {
 
   async get(): Promise<OrganizationState> {
     this.#askedAt = Date.now();
+    // One that begins now knows nothing of what was changed before.
+    const { polling } = this;
     this.#poll();
     const kept = this.#kept;
     const { maxStaleMs } = this.#parts.options;
-    if (kept && this.polling && Date.now() - kept.confirmedAt <= maxStaleMs) return kept.state;
+    if (kept && polling && Date.now() - kept.confirmedAt <= maxStaleMs) return kept.state;
     try {
       return await this.#read();
     } catch (error) {

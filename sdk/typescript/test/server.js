@@ -31,7 +31,7 @@ export const json = (status, body, headers = {}) => (response) => {
 
 export const problem = (status, code, headers = {}, more = {}) => (response) => {
   response.writeHead(status, { "content-type": "application/problem+json", "x-request-id": "r-1", ...headers });
-  response.end(JSON.stringify({ type: `urn:${code}`, title: "t", status, code, detail: `it is ${code}`, ...more }));
+  response.end(JSON.stringify({ ...more, type: `urn:${code}`, title: "t", status, code, detail: `it is ${code}` }));
 };
 
 /** The request arrives, and nobody hears of it. */

@@ -55,9 +55,11 @@ test("who listens hears of each change, until they do not", async (t) => {
   await polls(it);
   assert.deepEqual(heard, [1, 2, 5]);
   stop();
+  const other = [];
+  it.acme.watch((state) => other.push(state.stateVersion));
   it.set(6);
-  await until(() => it.asked.length > 4);
-  assert.deepEqual(heard, [1, 2, 5]);
+  await until(() => other.includes(6));
+  assert.deepEqual([heard, other], [[1, 2, 5], [5, 6]]);
 });
 
 test("a change of one's own is seen by the next who asks", async (t) => {
