@@ -164,7 +164,10 @@ export class UsageQueue {
     for (let attempt = 1; this.length > 0 || this.#running; attempt++) {
       const left = ends - Date.now();
       if (left <= 0) break;
-      await Promise.race([this.flush(), new Promise((resolve) => setTimeout(resolve, left))]);
+      // A timer that is left over would keep the process.
+      let timer: ReturnType<typeof setTimeout> | undefined;
+      const late = new Promise((resolve) => (timer = setTimeout(resolve, left)));
+      await Promise.race([this.flush(), late]).finally(() => clearTimeout(timer));
       const pause = Math.min(pauseAfter(attempt, undefined, this.#retry) ?? 0, ends - Date.now());
       if (this.length > 0 && pause > 0) await new Promise((resolve) => setTimeout(resolve, pause));
     }

@@ -43,6 +43,15 @@ test("what was tracked is told at the process's end, by itself or by a signal", 
   assert.deepEqual([...counted.keys()], ["end", "signal"]);
 });
 
+test("a process that has closed its client ends", async (t) => {
+  const { counted, take } = ledger();
+  const server = await serve(t, take);
+  // With nothing that ends it: what were left of the client would keep it for longer than this test may take.
+  const script = 'const billing = client(); billing.organization("acme").track("api_calls"); await billing.close({ timeoutMs: 600_000 });';
+  assert.deepEqual(await once(program(server.url, script), "exit"), [0, null]);
+  assert.equal(counted.size, 1);
+});
+
 test("what was tracked survives a process that is killed", async (t) => {
   const { counted, take } = ledger();
   const server = await serve(t, problem(503, "x"), take);
