@@ -145,7 +145,7 @@ async function walk(browser, url, acme) {
   await look(page, 'with a price');
   await page.keyboard.press('Enter');
   await see(page, '#plan', 'standard');
-  await see(page, '[data-billing=usage-meter]', '1,001 of 100,000 used');
+  await see(page, '[data-billing=usage-meter]', '0 of 100,000 used');
   await page.locator('[role=status] p').waitFor({ state: 'detached' });
   found.seen.push('no banner');
 

@@ -30,7 +30,7 @@ async fn a_page_shows_usage_and_grace_and_changes_the_plan() {
             "The quota of 1,000 API calls is used up.",
             "$99.00",
             "standard",
-            "1,001 of 100,000 used",
+            "0 of 100,000 used",
             "no banner",
             "enterprise",
             "refused",

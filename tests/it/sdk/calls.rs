@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 
 use reqwest::Url;
 use serde_json::json;
-use valuecanvas_billing::config::{
-    AddressConfig, AllowedAddresses, OutboundConfig, SurfaceConfig,
-};
+use valuecanvas_billing::config::{AddressConfig, AllowedAddresses, OutboundConfig, SurfaceConfig};
 use valuecanvas_billing::tenancy::auth::Permission;
 
 use super::package::asked;

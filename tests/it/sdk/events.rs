@@ -41,6 +41,10 @@ async fn what_the_service_sends_verifies_by_each_secret_of_a_rotation() {
     assert_eq!(by_old, json!([state(7), state(9)]));
     let by_young = asked("sdk_events", request(&[&young], &[&first, &second])).await;
     assert_eq!(by_young, json!([refused, state(9)]));
-    let by_both = asked("sdk_events", request(&[&secret, &young], &[&first, &second])).await;
+    let by_both = asked(
+        "sdk_events",
+        request(&[&secret, &young], &[&first, &second]),
+    )
+    .await;
     assert_eq!(by_both, json!([state(7), state(9)]));
 }

@@ -22,7 +22,17 @@ async fn a_generated_python_client_records_usage_and_reads_the_state() {
     );
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    fs::write(at("openapi.json"), description()).unwrap();
+    let mut described: Value = serde_json::from_str(&description()).unwrap();
+    let content = described
+        .pointer_mut("/paths/~1api~1billing~1usage~1events/post/requestBody/content")
+        .unwrap();
+    // Its code for a body that is an array raises a TypeError, whatever the body is.
+    let batch = content
+        .as_object_mut()
+        .unwrap()
+        .remove("application/cloudevents-batch+json");
+    assert!(batch.is_some());
+    fs::write(at("openapi.json"), described.to_string()).unwrap();
     // It is not published: nobody needs it to be formatted.
     fs::write(
         at("config.json"),
