@@ -1,5 +1,5 @@
-// A product with a page of the package's components, in Chromium. Reads {package, base, key, organization}
-// and prints what was seen, and what was wrong.
+// A product with a page of the package's components, in Chromium. Reads
+// {package, base, key, organization, port, token} and prints what was seen, and what was wrong.
 'use strict';
 
 const fs = require('node:fs');
@@ -33,8 +33,11 @@ const PAGE = `
       </main>
     );
   }
+  const token = new URLSearchParams(location.search).get('token');
+  // By itself with a user's own token, or by the product.
+  const options = token ? { baseUrl: BASE + '/api/billing', headers: () => ({ authorization: 'Bearer ' + token }) } : {};
   createRoot(document.getElementById('root')).render(
-    <StrictMode><BillingProvider usageIntervalMs={1_000}><Bill /></BillingProvider></StrictMode>,
+    <StrictMode><BillingProvider usageIntervalMs={1_000} {...options}><Bill /></BillingProvider></StrictMode>,
   );
 `;
 
@@ -48,7 +51,7 @@ async function bundle() {
     alias: { '@valuecanvas/billing/react': `${asked.package}/dist/react/index.js` },
     bundle: true, format: 'esm', jsx: 'automatic', write: false, logLevel: 'silent',
     // With React's warnings.
-    define: { 'process.env.NODE_ENV': '"development"' },
+    define: { 'process.env.NODE_ENV': '"development"', BASE: JSON.stringify(asked.base) },
   });
   return made.outputFiles[0].text;
 }
@@ -64,13 +67,13 @@ async function product(billing, { createBillingHandler }, { nodeListener }) {
   }));
   const server = createServer((request, response) => {
     if (request.url.startsWith('/api/billing/')) return handler(request, response);
-    const script_asked = request.url === '/app.js';
-    response.writeHead(200, { 'content-type': script_asked ? 'text/javascript' : 'text/html' });
-    response.end(script_asked ? script : HTML);
+    const asksScript = request.url === '/app.js';
+    response.writeHead(200, { 'content-type': asksScript ? 'text/javascript' : 'text/html' });
+    response.end(asksScript ? script : HTML);
   });
-  server.listen(0, '127.0.0.1');
+  server.listen(asked.port, '127.0.0.1');
   await once(server, 'listening');
-  return { server, url: `http://127.0.0.1:${server.address().port}` };
+  return { server, url: `http://127.0.0.1:${asked.port}` };
 }
 
 async function main() {
@@ -99,7 +102,7 @@ async function main() {
 
 async function walk(browser, url, acme) {
   const found = { seen: [], faults: [] };
-  const open = async (user) => {
+  const open = async (user, token) => {
     const context = await browser.newContext();
     context.setDefaultTimeout(30_000);
     if (user) await context.addCookies([{ name: 'user', value: user, url }]);
@@ -109,10 +112,13 @@ async function walk(browser, url, acme) {
     });
     page.on('pageerror', (error) => found.faults.push(String(error)));
     page.on('request', (request) => {
-      if (!request.url().startsWith(url) && !request.url().startsWith('data:')) found.faults.push(`asks ${request.url()}`);
+      const asks = request.url();
+      const own = asks.startsWith(`${url}/`) || asks.startsWith('data:') || (token && asks.startsWith(asked.base));
+      if (!own) found.faults.push(`asks ${asks}`);
+      if (token && asks.startsWith(`${url}/api`)) found.faults.push('the product is asked');
       if (JSON.stringify(request.headers()).includes(asked.key)) found.faults.push('the page has the key');
     });
-    await page.goto(url);
+    await page.goto(`${url}/${token ? `?token=${token}` : ''}`);
     return page;
   };
   const look = async (page, name) => {
@@ -153,6 +159,11 @@ async function walk(browser, url, acme) {
   await acme.changePlan({ planTier: 'enterprise' });
   await see(page, '#plan', 'enterprise');
   await page.context().close();
+  const direct = await open(null, asked.token);
+  await see(direct, '#plan', 'enterprise');
+  await direct.getByRole('radio', { name: /Standard/ }).click();
+  await see(direct, '[data-billing=due-now]', '$0.00');
+  await direct.context().close();
 
   const reader = await open('reader');
   await reader.getByRole('radio', { name: /Standard/ }).click();

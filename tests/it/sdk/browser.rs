@@ -1,4 +1,5 @@
-//! The hooks and components in a real browser, before a back end that passes their requests on.
+//! The hooks and components in a real browser: before a back end that passes their requests on,
+//! and with a user's own token.
 
 use serde_json::json;
 use valuecanvas_billing::tenancy::auth::Permission;
@@ -9,7 +10,11 @@ use crate::subscriptions::world::VISA;
 
 #[tokio::test]
 async fn a_page_shows_usage_and_grace_and_changes_the_plan() {
-    let world = world().await;
+    // Where the pages will be: the service is told before they are served.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let world = world(&format!("http://127.0.0.1:{port}")).await;
     world.customer(VISA).await;
     let key = world.service.service_key(&Permission::OF_SERVICE).await;
     let said = asked(
@@ -17,6 +22,8 @@ async fn a_page_shows_usage_and_grace_and_changes_the_plan() {
         json!({
             "base": world.service.base,
             "key": key,
+            "port": port,
+            "token": world.token,
             "organization": world.organization.to_string(),
         }),
     )
@@ -33,6 +40,8 @@ async fn a_page_shows_usage_and_grace_and_changes_the_plan() {
             "0 of 100,000 used",
             "no banner",
             "enterprise",
+            "enterprise",
+            "$0.00",
             "refused",
             "unauthenticated",
         ])

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use reqwest::Url;
 use serde_json::json;
-use valuecanvas_billing::config::{AddressConfig, AllowedAddresses, OutboundConfig, SurfaceConfig};
+use valuecanvas_billing::config::{AddressConfig, SurfaceConfig};
 use valuecanvas_billing::tenancy::auth::Permission;
 
 use super::package::asked;
@@ -14,8 +14,9 @@ use crate::support::service::Options;
 
 pub const PRODUCT: &str = "https://app.example.com";
 
-/// The service, the stand-in for Stripe, and a product that is at [`PRODUCT`].
-pub async fn world() -> World {
+/// The service, the stand-in for Stripe, and a product that is at [`PRODUCT`], whose pages
+/// are at `pages`.
+pub async fn world(pages: &str) -> World {
     let options = Options {
         surface: SurfaceConfig {
             addresses: AddressConfig {
@@ -23,14 +24,8 @@ pub async fn world() -> World {
                 return_origins: vec![Url::parse(PRODUCT).unwrap()],
                 public: None,
             },
+            cors_origins: vec![pages.parse().unwrap()],
             ..SurfaceConfig::default()
-        },
-        outbound: OutboundConfig {
-            allowed: AllowedAddresses {
-                loopback: true,
-                ..AllowedAddresses::default()
-            },
-            ..OutboundConfig::default()
         },
         ..Options::default()
     };
@@ -39,7 +34,7 @@ pub async fn world() -> World {
 
 #[tokio::test]
 async fn a_product_lives_on_the_package_alone() {
-    let world = world().await;
+    let world = world(PRODUCT).await;
     let key = world.service.service_key(&Permission::OF_SERVICE).await;
     let own = world
         .service

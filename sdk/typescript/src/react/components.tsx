@@ -1,3 +1,5 @@
+"use client";
+
 // Components without styles: roles, labels and texts, and `data-billing` on each part to style it by.
 
 import { useId, useState } from "react";

@@ -1,3 +1,5 @@
+"use client";
+
 // What components ask for.
 
 import { createContext, createElement, useCallback, useContext, useEffect, useRef, useState, useSyncExternalStore } from "react";

@@ -1,3 +1,5 @@
+"use client";
+
 export { BillingClient, type BillingClientOptions, type BillingSnapshot } from "./client.js";
 export {
   GraceBanner,
