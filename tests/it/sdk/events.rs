@@ -21,6 +21,11 @@ fn request(secrets: &[&str], taken: &[&Taken]) -> Value {
     json!({"secrets": secrets, "messages": messages})
 }
 
+/// Whether it is the state with so many projects.
+fn has(projects: u32) -> impl Fn(&Taken) -> bool {
+    move |taken| taken.event()["data"]["features"]["projects"] == json!(projects)
+}
+
 #[tokio::test]
 async fn what_the_service_sends_verifies_by_each_secret_of_a_rotation() {
     let service = service().await;
@@ -28,12 +33,11 @@ async fn what_the_service_sends_verifies_by_each_secret_of_a_rotation() {
     let (id, secret) = endpoint(&service.db, &receiver, &[]).await;
     let tenant = Tenant::of(&service, "Zoë & Söhne").await;
     change(&service, tenant.organization, 7).await;
-    let first = receiver.of_type("organization.state_changed").await;
+    let first = receiver.until("a state", has(7)).await;
     let rotated = events(&service.db, &["endpoints", "rotate", &id, "--json"]).await;
     let young = rotated.json()["secret"].as_str().unwrap().to_owned();
     change(&service, tenant.organization, 9).await;
-    let newer = |taken: &Taken| taken.event()["data"]["features"]["projects"] == json!(9);
-    let second = receiver.until("the next state", newer).await;
+    let second = receiver.until("the next state", has(9)).await;
     let state = |projects: u32| json!(["organization.state_changed", projects, "Zoë & Söhne"]);
     let refused = json!("signature_invalid");
 
