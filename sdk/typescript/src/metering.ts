@@ -168,10 +168,9 @@ export class Metering {
     if (metadata !== undefined && new TextEncoder().encode(JSON.stringify(metadata)).length > 8_192) {
       throw new TypeError("metadata: more than 8 KiB as JSON");
     }
-    this.#parts.queue.push({
-      ...this.#event(id, metric, exact(quantity), occurredAt),
-      ...(metadata === undefined ? {} : { metadata }),
-    });
+    const event = this.#event(id, metric, exact(quantity), occurredAt);
+    const more = occurredAt === undefined ? { stamped: true } : {};
+    this.#parts.queue.push(metadata === undefined ? event : { ...event, metadata }, more);
     return id;
   }
 
@@ -223,7 +222,7 @@ export class Metering {
   }
 
   #tell(id: string, metric: string, quantity: string, after: "check" | "confirm"): void {
-    this.#parts.queue.push(this.#event(id, metric, quantity), after);
+    this.#parts.queue.push(this.#event(id, metric, quantity), { after, stamped: true });
   }
 
   /** What a use is that nobody decided about. Throws what is the caller's to mend. */

@@ -24,6 +24,8 @@ export interface QueuedEvent {
   event: UsageEvent;
   /** What was asked of the service before, without an answer: it may have counted the use. */
   after?: "check" | "confirm";
+  /** Its time is the client's clock's, and not one that the product has named. */
+  stamped?: boolean;
 }
 
 /** Where events wait, besides in memory. Both `append` and `remove` may be synchronous. */
@@ -135,16 +137,16 @@ export class UsageQueue {
   }
 
   /** Takes an event; false: it is lost, and `onLost` was told. */
-  push(event: UsageEvent, after?: QueuedEvent["after"]): boolean {
-    const entry = entryOf({ key: newId(), event, ...(after ? { after } : {}) });
+  push(event: UsageEvent, more: Pick<QueuedEvent, "after" | "stamped"> = {}): boolean {
+    const queued: QueuedEvent = { key: newId(), event, ...more };
+    const entry = entryOf(queued);
     this.stats.tracked += 1;
     if (this.#closed) return this.#lose({ event, reason: "closed" });
     const { maxEvents, maxBytes } = this.#options;
     if (this.length >= maxEvents || this.#bytes + entry.bytes > maxBytes) {
       return this.#lose({ event, reason: "queue_full" });
     }
-    const { key } = entry;
-    this.#store((storage) => storage.append({ key, event, ...(after ? { after } : {}) }));
+    this.#store((storage) => storage.append(queued));
     this.#add(entry);
     this.#schedule(this.#ready.length >= this.#options.flushAt ? 0 : this.#options.flushIntervalMs);
     return true;
@@ -316,6 +318,9 @@ export class UsageQueue {
       else if (result.code === "event_id_reused" && entry.after !== undefined) {
         const counted = await this.#asked(entry, again);
         if (counted === false) refuse(entry, result.code, result.detail);
+      } else if (result.code === "occurred_in_future" && entry.stamped) {
+        // This machine's clock is ahead. It has happened by now, whatever the clock says.
+        again.push(this.#timeless(entry));
       } else {
         refuse(entry, result.code ?? "rejected", result.detail);
       }
@@ -331,12 +336,7 @@ export class UsageQueue {
   async #asked(entry: Entry, again: Entry[]): Promise<boolean | undefined> {
     if (entry.after === "check") {
       // A check knows no time: what it has counted is the same event without one.
-      delete entry.after;
-      delete entry.event.occurredAt;
-      const { json, bytes } = entryOf(entry);
-      this.#bytes += bytes - entry.bytes;
-      Object.assign(entry, { json, bytes, due: 0 });
-      again.push(entry);
+      again.push(this.#timeless(entry));
       return undefined;
     }
     try {
@@ -347,6 +347,17 @@ export class UsageQueue {
       again.push(this.#putOff(entry));
       return undefined;
     }
+  }
+
+  /** The event without its time, to be sent at once. */
+  #timeless(entry: Entry): Entry {
+    delete entry.after;
+    delete entry.stamped;
+    entry.event = { ...entry.event };
+    delete entry.event.occurredAt;
+    const { json, bytes } = entryOf(entry);
+    this.#bytes += bytes - entry.bytes;
+    return Object.assign(entry, { json, bytes, due: 0 });
   }
 
   #putOff(entry: Entry): Entry {
@@ -385,9 +396,7 @@ export class UsageQueue {
   }
 }
 
-function entryOf(one: QueuedEvent): Entry {
-  const json = JSON.stringify(one.event);
-  const bytes = new TextEncoder().encode(json).length;
-  const { key, event, after } = one;
-  return { key, event, json, bytes, puts: 0, due: 0, ...(after ? { after } : {}) };
+function entryOf(queued: QueuedEvent): Entry {
+  const json = JSON.stringify(queued.event);
+  return { ...queued, json, bytes: new TextEncoder().encode(json).length, puts: 0, due: 0 };
 }

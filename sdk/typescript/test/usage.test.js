@@ -87,6 +87,20 @@ test("one that is refused keeps no other, and is told", async (t) => {
   assert.equal(billing.stats().refused, 1);
 });
 
+test("a clock that is ahead costs no use, unless the product has named the time", async (t) => {
+  const answer = (response, request) => {
+    const result = ({ id, occurredAt }) => (occurredAt ? { id, status: "rejected", code: "occurred_in_future" } : { id, status: "recorded" });
+    json(200, { results: request.body.events.map(result) })(response);
+  };
+  const server = await serve(t, answer);
+  const { billing, acme, lost } = client(server.url);
+  acme.track("api_calls", 1, { id: "now" });
+  acme.track("api_calls", 1, { id: "named", occurredAt: "2999-01-01T00:00:00Z" });
+  await until(() => billing.pending === 0);
+  assert.deepEqual(lost.map((one) => [one.event.id, one.code]), [["named", "occurred_in_future"]]);
+  assert.equal(billing.stats().sent, 1);
+});
+
 test("a request that is refused as a whole is sent in parts, until it is known for which event", async (t) => {
   const seen = [];
   const answer = (response, request) => {
