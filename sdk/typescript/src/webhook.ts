@@ -55,7 +55,7 @@ export async function verifyWebhook(
   if (!(Math.abs(now - sentAt) <= (options.toleranceSeconds ?? 300))) {
     throw new WebhookError("timestamp_out_of_tolerance", "webhook-timestamp is too old, too far ahead, or no time");
   }
-  const bytes = typeof body === "string" ? new TextEncoder().encode(body) : body instanceof ArrayBuffer ? new Uint8Array(body) : body;
+  const bytes = typeof body === "string" ? new TextEncoder().encode(body) : ArrayBuffer.isView(body) ? body : new Uint8Array(body);
   const head = new TextEncoder().encode(`${id}.${timestamp}.`);
   const signed = new Uint8Array(head.length + bytes.length);
   signed.set(head);

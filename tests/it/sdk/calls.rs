@@ -9,7 +9,9 @@ use valuecanvas_billing::config::{AddressConfig, SurfaceConfig};
 use valuecanvas_billing::tenancy::auth::Permission;
 
 use super::package::asked;
+use crate::metering::tenant::Tenant;
 use crate::subscriptions::world::{Stripe, World};
+use crate::support::TestService;
 use crate::support::service::Options;
 
 pub const PRODUCT: &str = "https://app.example.com";
@@ -76,6 +78,21 @@ async fn a_product_lives_on_the_package_alone() {
             "usage": {"agent_executions": 14, "api_calls": 10, "llm_tokens": 7},
         }),
         "{said:#}"
+    );
+}
+
+/// In a program that has web APIs and nothing of Node's.
+#[tokio::test]
+async fn the_core_runs_where_there_is_no_node() {
+    let service = TestService::intake_only().await;
+    let tenant = Tenant::of(&service, "Edge").await;
+    let said = asked("sdk_edge", json!({"base": service.base, "key": tenant.key})).await;
+    assert_eq!(
+        said,
+        json!({
+            "allowed": true, "usage": 2, "left": 0, "total": 5, "plan": "free", "again": "free",
+            "verified": ["payload_invalid", "signature_invalid"], "undelivered": 0, "small": true,
+        })
     );
 }
 

@@ -150,22 +150,3 @@ async fn the_packed_package_installs_imports_and_has_types() {
     compile.arg(modules.join("typescript/bin/tsc"));
     succeed(compile.arg("-p").arg(project.path())).await;
 }
-
-/// Nothing in the core is Node's: it runs where there are web APIs only.
-#[tokio::test]
-async fn the_core_bundles_for_where_there_is_no_node() {
-    let package = built().await;
-    let mut bundle = Command::new(package.join("node_modules/.bin/esbuild"));
-    bundle.current_dir(&package);
-    bundle.args([
-        "dist/index.js",
-        "--bundle",
-        "--format=esm",
-        "--platform=neutral",
-    ]);
-    let text = succeed(bundle.args(["--minify", "--log-level=error"])).await;
-    for foreign in ["node:", "require(", "process.", "Buffer."] {
-        assert!(!text.contains(foreign), "{foreign} is in the bundle");
-    }
-    assert!(text.len() < 40_000, "{} bytes", text.len());
-}
