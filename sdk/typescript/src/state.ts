@@ -189,11 +189,10 @@ export class StateCache {
     while (!signal.aborted && (this.#listeners.size > 0 || Date.now() - this.#askedAt < idleMs)) {
       const began = Date.now();
       try {
-        if (!this.#kept) await this.#read();
-        else await this.#wait(this.#kept.state.stateVersion, signal);
+        const news = this.#kept ? await this.#wait(this.#kept.state.stateVersion, signal) : await this.#read();
         this.#failures = 0;
         // A service that is asked to wait by too many answers at once.
-        if (Date.now() - began < 250) await sleep(Math.random() * 500, signal);
+        if (!news && Date.now() - began < 1_000) await sleep(1_000 + Math.random() * 2_000, signal);
       } catch (error) {
         if (signal.aborted) return;
         if (!(error instanceof BillingError)) throw error;
@@ -202,7 +201,8 @@ export class StateCache {
     }
   }
 
-  async #wait(after: number, signal: AbortSignal): Promise<void> {
+  /** Whether there was news. */
+  async #wait(after: number, signal: AbortSignal): Promise<boolean> {
     const { transport, options } = this.#parts;
     const changes = this.#changes;
     try {
@@ -217,10 +217,12 @@ export class StateCache {
       });
       if (answer.status === 200) this.#keep(answer.body, answer.headers.get("etag") ?? undefined, true, after);
       else if (this.#kept && changes === this.#changes) this.#kept.confirmedAt = Date.now();
+      return answer.status === 200;
     } catch (error) {
       // The database is an older one, as after a backup was restored.
       if (!(error instanceof BillingError) || error.code !== "unknown_state_version") throw error;
       this.#kept = undefined;
+      return true;
     }
   }
 
