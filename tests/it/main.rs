@@ -23,6 +23,7 @@ mod outbox;
 mod resilience;
 mod routes;
 mod schemathesis;
+mod sdk;
 mod server;
 mod signers;
 mod stripe;
