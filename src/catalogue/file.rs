@@ -15,6 +15,7 @@ use super::changes::Changes;
 use super::features::{self, check_features};
 use super::names;
 use super::prices::{self, PlanPrices, PriceEntry};
+use super::recovery::RecoveryEntry;
 use super::quotas::{CeilingValue, QuotaEntry, check_ceiling, check_quotas};
 use super::seats::{SeatsEntry, check_seats};
 use super::{
@@ -34,6 +35,8 @@ pub(super) struct File {
     changes: Changes,
     #[serde(default)]
     tax: TaxEntry,
+    #[serde(default)]
+    recovery: RecoveryEntry,
     plans: Vec<PlanEntry>,
     #[serde(default)]
     addons: Vec<AddonEntry>,
@@ -196,6 +199,7 @@ impl File {
             downgrade: self.proration.downgrade.into(),
             changes: self.changes,
             automatic_tax: self.tax.automatic,
+            recovery: self.recovery.check()?,
             metrics: check_metrics(self.metrics)?,
             names,
             features: check_features(self.features)?,
