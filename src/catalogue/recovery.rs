@@ -63,9 +63,7 @@ pub(super) struct RecoveryEntry {
 impl RecoveryEntry {
     pub(super) fn check(self) -> Result<Recovery, Problem> {
         let days = format!("\"keep\", \"none\", or days from \"1d\" to \"{MAX_DAYS}d\"");
-        let access = read("past_due_access", self.past_due_access, &days, |word| {
-            PastDueAccess::read(word)
-        })?;
+        let access = read("past_due_access", self.past_due_access, &days, PastDueAccess::read)?;
         let end = read(
             "trial_end_without_card",
             self.trial_end_without_card,

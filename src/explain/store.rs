@@ -2,7 +2,7 @@
 
 mod invoices;
 
-use billing_domain::status::SubscriptionStatus;
+use billing_domain::past_due::Access;
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
 use rust_decimal::Decimal;

@@ -23,7 +23,6 @@ use super::versions::{Mirrored, Version};
 use super::{
     invoice, items, periods, plan_assignment, price_swaps, schedule, store, stripe_response,
 };
-use crate::audit::NewEntry;
 use crate::catalogue::allowance::Bounds;
 use crate::catalogue::{Bought, Catalogue};
 use crate::metering::charges;
