@@ -15,8 +15,8 @@ use super::changes::Changes;
 use super::features::{self, check_features};
 use super::names;
 use super::prices::{self, PlanPrices, PriceEntry};
-use super::recovery::RecoveryEntry;
 use super::quotas::{CeilingValue, QuotaEntry, check_ceiling, check_quotas};
+use super::recovery::RecoveryEntry;
 use super::seats::{SeatsEntry, check_seats};
 use super::{
     Aggregation, Catalogue, EnforcedRoute, Existing, FREE_TIER, Memory, Metric, OverLimit, Plan,

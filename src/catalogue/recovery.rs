@@ -63,7 +63,12 @@ pub(super) struct RecoveryEntry {
 impl RecoveryEntry {
     pub(super) fn check(self) -> Result<Recovery, Problem> {
         let days = format!("\"keep\", \"none\", or days from \"1d\" to \"{MAX_DAYS}d\"");
-        let access = read("past_due_access", self.past_due_access, &days, PastDueAccess::read)?;
+        let access = read(
+            "past_due_access",
+            self.past_due_access,
+            &days,
+            PastDueAccess::read,
+        )?;
         let end = read(
             "trial_end_without_card",
             self.trial_end_without_card,
@@ -189,10 +194,22 @@ mod tests {
         let line = line.unwrap() + 2;
         let days = "expected \"keep\", \"none\", or days from \"1d\" to \"365d\"";
         for (lines, problem) in [
-            ("past_due_access = \"soon\"", format!("past_due_access is \"soon\"; {days}")),
-            ("past_due_access = \"0d\"", format!("past_due_access is \"0d\"; {days}")),
-            ("past_due_access = \"366d\"", format!("past_due_access is \"366d\"; {days}")),
-            ("past_due_access = 7", format!("past_due_access is 7; {days}")),
+            (
+                "past_due_access = \"soon\"",
+                format!("past_due_access is \"soon\"; {days}"),
+            ),
+            (
+                "past_due_access = \"0d\"",
+                format!("past_due_access is \"0d\"; {days}"),
+            ),
+            (
+                "past_due_access = \"366d\"",
+                format!("past_due_access is \"366d\"; {days}"),
+            ),
+            (
+                "past_due_access = 7",
+                format!("past_due_access is 7; {days}"),
+            ),
             (
                 "trial_end_without_card = \"create_invoice\"",
                 "trial_end_without_card is \"create_invoice\"; expected \"cancel\" or \"pause\""
@@ -204,7 +221,8 @@ mod tests {
             ),
             (
                 "one_trial_per = \"fingerprint\"",
-                "one_trial_per is \"fingerprint\"; expected \"organization\" or \"card\"".to_owned(),
+                "one_trial_per is \"fingerprint\"; expected \"organization\" or \"card\""
+                    .to_owned(),
             ),
             (
                 "one_trial_per = \"card\"\ntrial_card = \"optional\"",
@@ -214,7 +232,10 @@ mod tests {
             ),
         ] {
             let said = with(lines).unwrap_err();
-            assert_eq!(said, format!("PLANS_FILE: plans.toml, line {line}: {problem}"));
+            assert_eq!(
+                said,
+                format!("PLANS_FILE: plans.toml, line {line}: {problem}")
+            );
         }
         let unknown = with("dunning = 3").unwrap_err();
         assert!(unknown.contains("unknown field `dunning`"), "{unknown}");

@@ -143,7 +143,8 @@ fn failures(events: &[Decoded<'_>]) -> BTreeMap<merge::ObjectKey, Timestamp> {
     let mut first = BTreeMap::<merge::ObjectKey, Timestamp>::new();
     for event in events {
         let failed = event.stored.event_type == PAYMENT_FAILED;
-        if let (true, Some(owner), Some(invoice)) = (failed, event.owner, Invoice::of(&event.object))
+        if let (true, Some(owner), Some(invoice)) =
+            (failed, event.owner, Invoice::of(&event.object))
         {
             let at = event.stored.created;
             let known = first.entry((owner, invoice.id.clone())).or_insert(at);

@@ -23,10 +23,7 @@ use crate::metering::grace;
 use crate::stripe::objects::Subscription;
 
 /// The audit actions of access that ends, and that is back.
-pub const ACTIONS: [&str; 2] = [
-    "subscription_access_ended",
-    "subscription_access_restored",
-];
+pub const ACTIONS: [&str; 2] = ["subscription_access_ended", "subscription_access_restored"];
 
 /// The access by each subscription, after a batch.
 pub struct Accesses {
@@ -145,7 +142,9 @@ fn after<'a>(
     };
     let mut after: BTreeMap<ObjectKey, After<'a>> = stored.iter().map(of_row).collect();
     for (key, status) in late {
-        after.entry(key.clone()).and_modify(|one| one.status = status);
+        after
+            .entry(key.clone())
+            .and_modify(|one| one.status = status);
     }
     for change in changes {
         let (organization, id) = change.key();
@@ -171,7 +170,10 @@ pub struct Flips(Vec<Flip>);
 impl Flips {
     pub fn entries(&self, actor: Actor) -> Vec<NewEntry> {
         // Of one that grants nothing now, its status says so.
-        let told = self.0.iter().filter(|flip| flip.access.ended || flip.grants);
+        let told = self
+            .0
+            .iter()
+            .filter(|flip| flip.access.ended || flip.grants);
         let entries = told.map(|flip| {
             let ended = flip.access.ended;
             NewEntry {

@@ -7,8 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::store::{self, price_swaps::HeldItem};
 use super::past_due::Accesses;
+use super::store::{self, price_swaps::HeldItem};
 use super::stripe_response::is_response;
 use super::subscription::{Change, StoredSubscription};
 use super::versions::merge::ObjectKey;
@@ -30,8 +30,8 @@ pub async fn found(
     let going_on = changes.iter().filter_map(|change| {
         let key = key_of(change);
         let old = stored.get(&key)?;
-        let goes_on = old.access.charges_usage(&old.status)
-            && access.of(&key).charges_usage(&change.status);
+        let goes_on =
+            old.access.charges_usage(&old.status) && access.of(&key).charges_usage(&change.status);
         goes_on.then_some((key, (change, old)))
     });
     let going_on: BTreeMap<ObjectKey, (&Change, &StoredSubscription)> = going_on.collect();

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::invoice::Payment;
 use super::known_tier::KnownTier;
-use super::stripe_response;
 use super::payment_status::status_of;
+use super::stripe_response;
 use super::subscription::{Change, StoredSubscription};
 use super::versions::merge::{MergedObject, ObjectKey};
 use crate::catalogue::Catalogue;

@@ -134,7 +134,10 @@ impl Subscriptions {
         requester: &Requester,
     ) -> Result<bool, Failure> {
         let organization_id = requester.organization_id;
-        Ok(self.card_to_charge(client, organization_id).await?.is_some())
+        Ok(self
+            .card_to_charge(client, organization_id)
+            .await?
+            .is_some())
     }
 
     async fn act(&self, requester: &Requester, act: Act, id: &str) -> Result<(), CardFailure> {

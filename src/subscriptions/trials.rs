@@ -151,9 +151,7 @@ impl Subscriptions {
         let now = Timestamp::now();
         let mut attached = attached.into_iter();
         Ok(match shown.default_payment_method_id {
-            Some(default) => {
-                attached.find(|one| one["id"] == *default && is_usable(one, now))
-            }
+            Some(default) => attached.find(|one| one["id"] == *default && is_usable(one, now)),
             None => match (attached.next(), attached.next()) {
                 (Some(only), None) => Some(only).filter(|one| is_usable(one, now)),
                 _ => None,
@@ -177,9 +175,7 @@ mod tests {
 
     #[test]
     fn a_card_is_the_same_whoever_holds_it() {
-        let card = |id: &str, fingerprint: &str| {
-            json!({"id": id, "type": "card", "card": {"fingerprint": fingerprint}})
-        };
+        let card = |id: &str, fingerprint: &str| json!({"id": id, "type": "card", "card": {"fingerprint": fingerprint}});
         assert_eq!(digest(&card("pm_1", "a")), digest(&card("pm_2", "a")));
         assert_ne!(digest(&card("pm_1", "a")), digest(&card("pm_1", "b")));
         assert_eq!(digest(&json!({"type": "link", "link": {}})), None);

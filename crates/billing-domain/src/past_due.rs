@@ -124,7 +124,8 @@ mod tests {
     #[test]
     fn access_ends_so_many_days_after_the_first_failure() {
         let since = at("2026-02-27T10:00:00Z");
-        let access = |now: &str| Access::of(PastDueAccess::Days(3), &PAST_DUE, Some(since), at(now));
+        let access =
+            |now: &str| Access::of(PastDueAccess::Days(3), &PAST_DUE, Some(since), at(now));
         let before = access("2026-03-02T09:59:59Z");
         assert!(before.grants_plan(&PAST_DUE) && before.charges_usage(&PAST_DUE));
         assert_eq!(before.ends_at, Some(at("2026-03-02T10:00:00Z")));

@@ -52,11 +52,7 @@ fn outcome(called: Result<(), StripeError>) -> Result<Outcome, StripeError> {
 
 /// Pays what the subscriptions among `all` owe. Each payment has a key of its own, so that
 /// whoever goes on after a crash pays nothing twice.
-pub async fn pay(
-    client: &Client,
-    request: &Request,
-    all: &[Value],
-) -> Result<Owed, StripeError> {
+pub async fn pay(client: &Client, request: &Request, all: &[Value]) -> Result<Owed, StripeError> {
     let mut owed = Owed::default();
     for subscription in all {
         let id = subscription["id"].as_str().unwrap_or_default();

@@ -106,10 +106,15 @@ impl Late {
             seats.unwrap()["quota"].clone()
         };
         assert_eq!(seats(&quotas["data"]), seats(&state["quotas"]));
-        assert_eq!(state["plan"]["tier"], self.world().current().await["planTier"]);
+        assert_eq!(
+            state["plan"]["tier"],
+            self.world().current().await["planTier"]
+        );
         let sso = "/api/enforce?feature=sso";
         let check = json!({"metric": "user_seats", "quantity": 4, "consume": false, "id": "c"});
-        let checked = self.tenant.post(service, "/api/billing/usage/check", &check);
+        let checked = self
+            .tenant
+            .post(service, "/api/billing/usage/check", &check);
         May {
             plan: text(&state["plan"], "tier"),
             quota_plan: self.world().plan().await.1,
@@ -189,7 +194,10 @@ fn payment(problem: Option<&str>) -> (String, Value) {
 async fn without_access_everything_says_the_same_until_the_new_card_has_paid() {
     let late = Late::since(0, "past_due_access = \"none\"").await;
     assert_eq!(late.may().await, late.nothing().await);
-    assert_eq!(late.access_entries().await, ["subscription_access_ended webhook"]);
+    assert_eq!(
+        late.access_entries().await,
+        ["subscription_access_ended webhook"]
+    );
     let failed_at = Timestamp::from_second(late.failed_at).unwrap();
     let ends = text(&late.state().await["payment"], "accessEndsAt");
     assert_eq!(ends.parse::<Timestamp>().unwrap(), failed_at);
@@ -253,7 +261,10 @@ async fn time_and_another_policy_change_it_without_an_event() {
     late.shop.edit(&[(&access("keep"), &access("1d"))]);
     late.shop.restart().await;
     late.becomes(late.nothing().await).await;
-    assert_eq!(late.access_entries().await, ["subscription_access_ended system"]);
+    assert_eq!(
+        late.access_entries().await,
+        ["subscription_access_ended system"]
+    );
     late.shop.edit(&[(&access("1d"), &access("30d"))]);
     late.shop.restart().await;
     late.becomes(kept).await;

@@ -56,7 +56,10 @@ impl Shop {
     /// A customer without a card, on a clock.
     async fn customer(&self, clock: &str) -> String {
         let fields = [("test_clock", clock)];
-        let customer = text(&self.world.stripe.post("/v1/customers", &fields).await, "id");
+        let customer = text(
+            &self.world.stripe.post("/v1/customers", &fields).await,
+            "id",
+        );
         self.world.adopt(&customer).await;
         customer
     }
@@ -73,13 +76,18 @@ impl Shop {
 
     async fn try_it(&self) -> Answer {
         let body = json!({"planTier": "standard", "trialDays": 14});
-        self.world.call(Method::POST, SUBSCRIPTION, Some(body)).await
+        self.world
+            .call(Method::POST, SUBSCRIPTION, Some(body))
+            .await
     }
 
     /// A page for a trial.
     async fn page(&self) -> Value {
         let body = json!({"planTier": "standard", "trialDays": 14});
-        self.world.call(Method::POST, CHECKOUT, Some(body)).await.ok()
+        self.world
+            .call(Method::POST, CHECKOUT, Some(body))
+            .await
+            .ok()
     }
 
     /// A page on which this card is entered, and what completing it answers.
@@ -144,7 +152,10 @@ async fn stripes_page_ends_trials_the_same_way_and_asks_for_no_card_where_none_i
     assert_eq!(status, 303);
     let path = format!("{CHECKOUT}/{}/complete", text(&page, "id"));
     let done = shop.world.call(Method::POST, &path, None).await;
-    assert_eq!((done.status, &done.body["status"]), (200, &json!("trialing")));
+    assert_eq!(
+        (done.status, &done.body["status"]),
+        (200, &json!("trialing"))
+    );
     let made = shop.world.stripe.list("/v1/subscriptions", &[]).await;
     let end = &made[0]["trial_settings"]["end_behavior"]["missing_payment_method"];
     assert_eq!(end, "pause");
@@ -167,7 +178,10 @@ async fn a_trial_may_need_a_card() {
     let refused = shop.try_it().await;
     assert_eq!(refused.problem(), (402, "payment_method_required"));
     let customer = shop.customer(&shop.clock().await).await;
-    assert_eq!(shop.try_it().await.problem(), (402, "payment_method_required"));
+    assert_eq!(
+        shop.try_it().await.problem(),
+        (402, "payment_method_required")
+    );
     shop.world.attach(&customer, VISA).await;
     assert_eq!(shop.try_it().await.ok()["status"], "trialing");
     // A subscription that is paid needs nothing else.
@@ -188,7 +202,10 @@ async fn a_card_has_one_trial_whoever_holds_it() {
     let body = json!({"planTier": "standard", "trialDays": 14});
     let page = shop.world.call(Method::POST, CHECKOUT, Some(body)).await;
     assert_eq!(page.problem(), (409, "trial_used"));
-    assert_eq!(shop.world.stripe.subscriptions(&customer).await, Vec::<Value>::new());
+    assert_eq!(
+        shop.world.stripe.subscriptions(&customer).await,
+        Vec::<Value>::new()
+    );
     // Without a trial, or with another card, it is as it always was.
     shop.world.stripe.use_card(&customer, MASTERCARD).await;
     assert_eq!(shop.try_it().await.ok()["status"], "trialing");
