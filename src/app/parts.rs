@@ -28,6 +28,7 @@ use crate::tenancy::auth::issued::{self, Issuer};
 const CATALOGUE: Duration = Duration::from_secs(5);
 const GRACE_PERIODS: Duration = Duration::from_secs(30);
 const FEATURE_OVERRIDES: Duration = Duration::from_secs(30);
+const PAST_DUE: Duration = Duration::from_secs(10);
 const RESERVATIONS: Duration = Duration::from_secs(15);
 const LEVELS: Duration = Duration::from_secs(15);
 /// Time between moves of recorded values into the histograms' buckets, which would
@@ -100,6 +101,10 @@ impl Parts {
         }
         self.register_metering(background);
         self.register_outbox(serve, background);
+        let (pool, catalogue) = (self.pool.clone(), self.catalogue.clone());
+        self.writing(background, "past due access", PAST_DUE, move || {
+            sweep_past_due(pool.clone(), catalogue.clone())
+        });
         let (pool, stop) = (self.pool.clone(), self.stop.clone());
         let kept = serve.retention;
         self.writing(background, "retention", retention::POLL, move || {
@@ -212,6 +217,14 @@ async fn sweep_grace_periods(pool: PgPool) -> Result<Next, sqlx::Error> {
     let ended = grace::sweep(&pool).await?;
     if ended > 0 {
         tracing::info!(ended, "Grace periods ended");
+    }
+    Ok(Next::AfterPeriod)
+}
+
+async fn sweep_past_due(pool: PgPool, catalogue: Arc<Catalogue>) -> Result<Next, sqlx::Error> {
+    let changed = subscriptions::sweep_past_due(&pool, &catalogue).await?;
+    if changed > 0 {
+        tracing::info!(changed, "Access while past due ended, or is back");
     }
     Ok(Next::AfterPeriod)
 }

@@ -16,6 +16,7 @@ use super::features::{self, check_features};
 use super::names;
 use super::prices::{self, PlanPrices, PriceEntry};
 use super::quotas::{CeilingValue, QuotaEntry, check_ceiling, check_quotas};
+use super::recovery::RecoveryEntry;
 use super::seats::{SeatsEntry, check_seats};
 use super::{
     Aggregation, Catalogue, EnforcedRoute, Existing, FREE_TIER, Memory, Metric, OverLimit, Plan,
@@ -34,6 +35,8 @@ pub(super) struct File {
     changes: Changes,
     #[serde(default)]
     tax: TaxEntry,
+    #[serde(default)]
+    recovery: RecoveryEntry,
     plans: Vec<PlanEntry>,
     #[serde(default)]
     addons: Vec<AddonEntry>,
@@ -196,6 +199,7 @@ impl File {
             downgrade: self.proration.downgrade.into(),
             changes: self.changes,
             automatic_tax: self.tax.automatic,
+            recovery: self.recovery.check()?,
             metrics: check_metrics(self.metrics)?,
             names,
             features: check_features(self.features)?,

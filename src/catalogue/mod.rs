@@ -14,6 +14,7 @@ mod offers;
 mod plan;
 mod prices;
 mod quotas;
+mod recovery;
 pub mod routes;
 mod seats;
 mod store;
@@ -47,6 +48,7 @@ use memory::Memory;
 pub use memory::PriceUse;
 pub use plan::{EnforcedRoute, Existing, Interval, Metric, Plan, Price, Quota, UsageAtChanges};
 pub use quotas::{ceiling_text, stored_ceiling};
+pub use recovery::{TrialCard, TrialEnd, TrialPer};
 pub use seats::{MAX_SEATS, SeatItems, SeatMode, Seats};
 pub use store::{RecordedPrice, addon_price, prices_of_version as recorded_prices};
 pub use sync::{Action, Step, SyncError, Synced, meter_event_name, metered_lookup_key, sync};
@@ -84,6 +86,7 @@ pub struct Catalogue {
     changes: Changes,
     /// Whether Stripe taxes new subscriptions by the customer's address.
     automatic_tax: bool,
+    recovery: recovery::Recovery,
     metrics: BTreeMap<String, Metric>,
     names: BTreeMap<String, names::MetricName>,
     features: BTreeMap<String, features::Feature>,

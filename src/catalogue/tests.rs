@@ -108,7 +108,7 @@ fn a_mistake_is_named_with_its_line() {
         (
             "name = \"Standard\"",
             "name = \"Standard\"\nallowance_period = \"week\"",
-            "line 86: the allowance_period of \"standard\" is \"week\"; expected \"month\" or \"billing\"",
+            "line 95: the allowance_period of \"standard\" is \"week\"; expected \"month\" or \"billing\"",
         ),
         (
             "name = \"Standard\"",

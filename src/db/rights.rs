@@ -84,6 +84,7 @@ pub const TABLES: &[OfTable] = &[
     ("billing_subscription_schedules", KEEP, READ),
     ("billing_subscriptions", KEEP, READ),
     ("catalogue_addons", KEEP, NOTHING),
+    ("trial_cards", CHANGE, NOTHING),
     ("catalogue_metrics", KEEP, NOTHING),
     ("checkout_sessions", KEEP, READ),
     ("plan_version_prices", APPEND, NOTHING),

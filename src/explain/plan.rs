@@ -83,6 +83,7 @@ fn counting<'a>(catalogue: &Catalogue, all: &'a [Subscribed]) -> Option<&'a Subs
     let sources = all.iter().map(|one| PlanSource {
         subscription_id: one.id.clone(),
         status: SubscriptionStatus::from(one.status.as_str()),
+        access: one.access(),
         plan_tier: one.plan_tier.clone(),
         plan_version: one.plan_version,
         bought: Bought::default(),
@@ -104,6 +105,10 @@ fn cause_of(one: &Subscribed, counts: bool, held: &Held) -> Cause {
     let tier = one.plan_tier.as_deref();
     let why = match (counts, tier) {
         (true, _) => format!("counts: it is {} and pays for the plan{price}", one.status),
+        (false, _) if one.access_ended_at.is_some() => format!(
+            "does not count: it is {}, and what it grants has ended by [recovery] past_due_access",
+            one.status
+        ),
         (false, _) if !one.grants_plan() => format!("does not count: it is {}", one.status),
         (false, None) => "does not count: the catalogue knows none of its prices".to_owned(),
         (false, Some(tier)) if tier == held.plan_tier => {
@@ -119,7 +124,8 @@ fn cause_of(one: &Subscribed, counts: bool, held: &Held) -> Cause {
         "stripeSubscriptionId": one.id, "status": one.status, "planTier": tier,
         "planVersion": one.plan_version, "stripePriceId": one.price_id,
         "unitAmount": one.unit_amount, "currency": one.currency, "lastEventId": one.last_event_id,
-        "createdAt": one.created_at, "endedAt": one.ended_at, "counts": counts,
+        "createdAt": one.created_at, "endedAt": one.ended_at,
+        "accessEndedAt": one.access_ended_at, "counts": counts,
     });
     Cause::new(CauseKind::Subscription, sentence, facts)
 }

@@ -2,7 +2,7 @@
 
 mod invoices;
 
-use billing_domain::status::SubscriptionStatus;
+use billing_domain::past_due::Access;
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
 use rust_decimal::Decimal;
@@ -191,6 +191,8 @@ pub async fn organization(
 pub struct Subscribed {
     pub id: String,
     pub status: String,
+    /// Since when it grants nothing while it is past due.
+    pub access_ended_at: Option<Timestamp>,
     pub plan_tier: Option<String>,
     pub plan_version: Option<i32>,
     pub price_id: Option<String>,
@@ -202,8 +204,15 @@ pub struct Subscribed {
 }
 
 impl Subscribed {
+    pub fn access(&self) -> Access {
+        Access {
+            ended: self.access_ended_at.is_some(),
+            ..Access::default()
+        }
+    }
+
     pub fn grants_plan(&self) -> bool {
-        SubscriptionStatus::from(self.status.as_str()).grants_plan()
+        self.access().grants_plan(&self.status.as_str().into())
     }
 }
 
@@ -216,7 +225,7 @@ pub async fn subscriptions(
         r#"SELECT s.stripe_subscription_id, s.status,
                   -- One whose prices are unknown keeps the plan that they last paid.
                   coalesce(s.plan_tier, s.known_tier #>> '{newest,tier}') AS plan_tier,
-                  s.plan_version, s.last_event_id,
+                  s.plan_version, s.last_event_id, s.access_ended_at,
                   s.stripe_created_at, s.ended_at, i.stripe_price_id AS "price_id?", i.unit_amount,
                   coalesce(i.currency, s.currency) AS currency
              FROM billing_subscriptions s
@@ -238,6 +247,7 @@ pub async fn subscriptions(
     let rows = rows.into_iter().map(|row| Subscribed {
         id: row.stripe_subscription_id,
         status: row.status,
+        access_ended_at: row.access_ended_at.map(|time| time.to_jiff()),
         plan_tier: row.plan_tier,
         plan_version: row.plan_version,
         price_id: row.price_id,

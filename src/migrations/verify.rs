@@ -89,6 +89,7 @@ const CLOSED_TABLES: &[&str] = &[
     "webhook_dead_letter_sources",
     "plan_versions",
     "catalogue_addons",
+    "trial_cards",
     "catalogue_metrics",
     "stripe_meter_errors",
     "billing_prices",

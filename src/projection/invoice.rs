@@ -19,6 +19,7 @@ use crate::stripe::objects::{BillingObject, Invoice};
 
 /// The event of a deleted draft.
 const DELETED: &str = "invoice.deleted";
+const PAYMENT_FAILED: &str = "invoice.payment_failed";
 /// Ranks after all other states of an invoice.
 const DELETED_RANK: u8 = 15;
 
@@ -128,12 +129,29 @@ pub async fn apply(
     store::invoices::save(conn, &merged).await?;
 
     let payments = payments(results.decoded);
+    store::invoices::note_failures(conn, &failures(results.decoded)).await?;
     store::invoices::save_payments(conn, &payments.into_values().collect::<Vec<_>>()).await?;
     for event in results.decoded {
         effects.alerts.extend(failed_payment(event));
         effects.alerts.extend(action_required(event));
     }
     Ok(())
+}
+
+/// When each invoice of the batch failed first, whether or not the event is superseded.
+fn failures(events: &[Decoded<'_>]) -> BTreeMap<merge::ObjectKey, Timestamp> {
+    let mut first = BTreeMap::<merge::ObjectKey, Timestamp>::new();
+    for event in events {
+        let failed = event.stored.event_type == PAYMENT_FAILED;
+        if let (true, Some(owner), Some(invoice)) =
+            (failed, event.owner, Invoice::of(&event.object))
+        {
+            let at = event.stored.created;
+            let known = first.entry((owner, invoice.id.clone())).or_insert(at);
+            *known = at.min(*known);
+        }
+    }
+    first
 }
 
 /// The newest payment outcome in the batch, by subscription.
@@ -160,7 +178,7 @@ fn payment_of(event: &Decoded<'_>) -> Option<Payment> {
     };
     let outcome = match event.stored.event_type.as_str() {
         "invoice.payment_succeeded" | "invoice.paid" => PaymentOutcome::Succeeded,
-        "invoice.payment_failed" => PaymentOutcome::Failed,
+        PAYMENT_FAILED => PaymentOutcome::Failed,
         _ => return None,
     };
     Some(Payment {
@@ -175,21 +193,21 @@ fn payment_of(event: &Decoded<'_>) -> Option<Payment> {
     })
 }
 
-/// Whether an event of `event_type` may begin or end a deduced status.
+/// Whether an event of `event_type` may begin or end a deduced status, or says since when
+/// a payment is due.
 pub fn touches_status(invoice: &Invoice, event_type: &str) -> bool {
+    let is_settled = |status: &InvoiceStatus| status.is_settled();
     invoice.subscription_id.is_some()
         && (event_type.starts_with("invoice.payment_")
-            || invoice
-                .status
-                .as_ref()
-                .is_some_and(InvoiceStatus::is_settled))
+            || invoice.attempt_count > 0
+            || invoice.status.as_ref().is_some_and(is_settled))
 }
 
 fn failed_payment(event: &Decoded<'_>) -> Option<NewAlert> {
     let BillingObject::Invoice(invoice) = &event.object else {
         return None;
     };
-    if event.stored.event_type != "invoice.payment_failed" {
+    if event.stored.event_type != PAYMENT_FAILED {
         return None;
     }
     let amount = money::display(invoice.amount_due, &invoice.currency);

@@ -46,6 +46,7 @@ pub async fn end_missing(
         sources.entry(owner).or_default().push(PlanSource {
             subscription_id,
             status: row.status,
+            access: row.access,
             plan_tier: row.plan_tier,
             plan_version: row.plan_version,
             bought: row.bought,

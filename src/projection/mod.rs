@@ -24,7 +24,9 @@ mod items;
 mod known_tier;
 mod missing_subscriptions;
 mod owner;
+mod past_due;
 mod payment_method;
+mod payment_status;
 mod periods;
 mod plan_assignment;
 mod price_changes;
@@ -55,6 +57,7 @@ pub use event_types::{DISCOUNT_TYPES, FURTHER_TYPES, HANDLED_TYPES, LINKING_TYPE
 pub use extract::{Emptied, extract, remove_payloads};
 pub use missing_subscriptions::{EndedHere, end_missing};
 pub use owner::organizations_in;
+pub use past_due::review as review_past_due;
 pub use payment_method::mirror as mirror_payment_method;
 pub use plan_assignment::{PlanSource, plan_of};
 pub use price_changes::repriced_since;
@@ -71,7 +74,8 @@ use types::{Effects, Results};
 /// All audit actions of events.
 pub fn audit_actions() -> impl Iterator<Item = &'static str> {
     let handled = HANDLED_TYPES.into_iter().map(action);
-    handled.chain([plan_assignment::CHANGED, subscription::STATUS_CHANGED])
+    let deduced = [plan_assignment::CHANGED, payment_status::STATUS_CHANGED];
+    handled.chain(deduced).chain(past_due::ACTIONS)
 }
 
 /// Applies `events` within the transaction of `conn`.

@@ -7,6 +7,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use billing_domain::grace_period::EndReason;
+use billing_domain::past_due::Access;
 use billing_domain::status::SubscriptionStatus;
 
 use super::known_tier::{self, KnownTier};
@@ -36,6 +37,7 @@ pub struct PlanHolding {
 pub struct PlanSource {
     pub subscription_id: String,
     pub status: SubscriptionStatus,
+    pub access: Access,
     /// `None` if the catalogue knows none of its prices.
     pub plan_tier: Option<String>,
     /// The version of the plan that it has.
@@ -43,6 +45,12 @@ pub struct PlanSource {
     pub bought: Bought,
     /// The tier that it keeps then; `None` until its events were searched.
     pub known_tier: Option<KnownTier>,
+}
+
+impl PlanSource {
+    fn grants_plan(&self) -> bool {
+        self.access.grants_plan(&self.status)
+    }
 }
 
 /// The subscriptions of each organization.
@@ -124,7 +132,7 @@ async fn keep_known_tier(
     organization_id: Uuid,
     source: &mut PlanSource,
 ) -> Result<Option<KnownTier>, sqlx::Error> {
-    if source.plan_tier.is_some() || !source.status.grants_plan() {
+    if source.plan_tier.is_some() || !source.grants_plan() {
         return Ok(None);
     }
     let mut found = None;
@@ -177,7 +185,7 @@ pub fn plan_of<'a>(
     catalogue: &Catalogue,
     sources: &'a [PlanSource],
 ) -> Option<(&'a str, &'a PlanSource)> {
-    let running = sources.iter().filter(|source| source.status.grants_plan());
+    let running = sources.iter().filter(|source| source.grants_plan());
     let plans = running.filter_map(|source| Some((source.plan_tier.as_deref()?, source)));
     plans.max_by_key(|(tier, source)| {
         let id = &source.subscription_id;

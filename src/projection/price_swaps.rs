@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::past_due::Accesses;
 use super::store::{self, price_swaps::HeldItem};
 use super::stripe_response::is_response;
 use super::subscription::{Change, StoredSubscription};
@@ -24,11 +25,13 @@ pub async fn found(
     catalogue: &Catalogue,
     stored: &BTreeMap<ObjectKey, StoredSubscription>,
     changes: &[Change],
+    access: &Accesses,
 ) -> Result<Vec<PriceSwap>, sqlx::Error> {
     let going_on = changes.iter().filter_map(|change| {
         let key = key_of(change);
         let old = stored.get(&key)?;
-        let goes_on = old.status.charges_usage() && change.status.charges_usage();
+        let goes_on =
+            old.access.charges_usage(&old.status) && access.of(&key).charges_usage(&change.status);
         goes_on.then_some((key, (change, old)))
     });
     let going_on: BTreeMap<ObjectKey, (&Change, &StoredSubscription)> = going_on.collect();

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::decode::Decoded;
 use super::discount;
 use super::erasure;
+use super::payment_status;
 use super::schedule;
 use super::store;
 use super::subscription::{self, Known, StoredSubscription};
@@ -112,7 +113,7 @@ pub async fn mirror(
     let recency = recency(&version, response.request, before.as_ref());
     let is_newest = recency.is_newest();
 
-    let status = subscription::status_of(&object, &version, known.payments.get(&key));
+    let status = payment_status::status_of(&object, &version, known.payments.get(&key));
     let shown = subscription::summary(catalogue, status, &object);
     let before = before.map(|stored| stored.summary);
     let in_doubt = recency.is_in_doubt(response.kind) && before.as_ref() != Some(&shown);

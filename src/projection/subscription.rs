@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use billing_domain::event_order::EventOrder;
+use billing_domain::past_due::Access;
 use billing_domain::status::SubscriptionStatus;
-use billing_domain::subscription::{LastPayment, ReportedStatus, effective_status};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::invoice::{Payment, PaymentOutcome};
+use super::invoice::Payment;
 use super::known_tier::{self, KnownTier};
+use super::past_due::Accesses;
+use super::payment_status::{late_payments, status_of};
 use super::plan_assignment::PlanSource;
 use super::subscription_change::change_of;
 use super::types::{Effects, NewAlert, Results};
@@ -21,16 +23,12 @@ use super::versions::{Mirrored, Version};
 use super::{
     invoice, items, periods, plan_assignment, price_swaps, schedule, store, stripe_response,
 };
-use crate::audit::NewEntry;
 use crate::catalogue::allowance::Bounds;
 use crate::catalogue::{Bought, Catalogue};
 use crate::metering::charges;
 use crate::metering::ledger::{self, ClosedPeriod};
 use crate::stripe::objects::{BillingObject, Subscription, SubscriptionItem};
 use crate::tenancy::SAMPLE;
-
-/// The audit action of a status that a payment changed.
-pub const STATUS_CHANGED: &str = "subscription_status_changed";
 
 impl Mirrored for Subscription {
     const RESOURCE: &'static str = "subscription";
@@ -66,6 +64,7 @@ impl Mirrored for Subscription {
 pub struct StoredSubscription {
     pub status: SubscriptionStatus,
     pub stripe_status: SubscriptionStatus,
+    pub access: Access,
     pub plan_tier: Option<String>,
     pub plan_version: Option<i32>,
     pub bought: Bought,
@@ -93,7 +92,7 @@ pub struct Change {
 }
 
 impl Change {
-    fn key(&self) -> (Uuid, &str) {
+    pub fn key(&self) -> (Uuid, &str) {
         (self.merged.organization_id, &self.merged.snapshot.id)
     }
 }
@@ -193,21 +192,25 @@ pub async fn write(
         .into_iter()
         .map(|merged| change_of(catalogue, &stored, &payments, &tiers, merged))
         .collect();
+    let late = late_payments(&stored, &changes, &payments, effects);
+    let access = Accesses::read(conn, catalogue, &stored, &changes, &late, &payments).await?;
     let renewed = periods::renewed(catalogue, &stored, &changes);
     ledger::close(conn, &renewed).await?;
-    let swaps = price_swaps::found(conn, catalogue, &stored, &changes).await?;
+    let swaps = price_swaps::found(conn, catalogue, &stored, &changes, &access).await?;
     let booked = charges::book(conn, catalogue, swaps).await?;
     let charged = booked.iter().filter_map(|one| one.entry(effects.actor));
     effects.entries.extend(charged);
     store::subscriptions::save(conn, catalogue, &changes).await?;
     let mut kept = keep_tiers(&mut stored, tiers, &changes);
 
-    let late = late_payments(&stored, &changes, &payments, effects);
     store::subscriptions::set_status(conn, &late).await?;
-    let resumed = periods::resumed(&stored, &changes);
-    let moved = periods::moved(catalogue, &stored, &changes, &told);
+    store::past_due::save(conn, &access.changed(&stored, &changes)).await?;
+    let flips = access.flips(&stored, &changes);
+    effects.entries.extend(flips.entries(effects.actor));
+    let resumed = flips.with_resumed(periods::resumed(&stored, &changes));
+    let moved = flips.with_moved(periods::moved(catalogue, &stored, &changes, &told));
     let versions = versions(&stored, &changes);
-    let sources = sources(stored, changes, late);
+    let sources = sources(stored, changes, late, &access);
     let found =
         plan_assignment::assign_plans(conn, catalogue, organizations, sources, &booked, effects)
             .await?;
@@ -266,6 +269,7 @@ fn sources(
     stored: BTreeMap<ObjectKey, StoredSubscription>,
     changes: Vec<Change>,
     late: Vec<(ObjectKey, SubscriptionStatus)>,
+    access: &Accesses,
 ) -> plan_assignment::PlanSources {
     let mut left: BTreeMap<ObjectKey, PlanSource> = stored
         .into_iter()
@@ -273,6 +277,7 @@ fn sources(
             let source = PlanSource {
                 subscription_id: key.1.clone(),
                 status: row.status,
+                access: access.of(&key),
                 plan_tier: row.plan_tier,
                 plan_version: row.plan_version,
                 bought: row.bought,
@@ -289,6 +294,7 @@ fn sources(
         let source = PlanSource {
             subscription_id: key.1.clone(),
             status: change.status,
+            access: access.of(&key),
             plan_tier: change.plan_tier,
             plan_version: change.plan_version,
             bought: change.bought,
@@ -317,70 +323,6 @@ fn affected(results: &Results<'_>) -> Vec<Uuid> {
         .filter_map(|event| event.owner)
         .collect();
     organizations.into_iter().collect()
-}
-
-pub fn status_of<'a>(
-    subscription: &'a Subscription,
-    version: &Version,
-    payment: Option<&Payment>,
-) -> &'a SubscriptionStatus {
-    let reported = ReportedStatus {
-        status: &subscription.status,
-        at: version.last_event_at.as_second(),
-        pending_update: subscription.pending_update.is_some(),
-    };
-    effective_status(reported, payment.map(last_payment))
-}
-
-fn last_payment(payment: &Payment) -> LastPayment<'_> {
-    LastPayment {
-        at: payment.last_event_at.as_second(),
-        failed: payment.outcome == PaymentOutcome::Failed && !payment.settled,
-        billing_reason: payment.billing_reason.as_deref(),
-    }
-}
-
-/// New statuses of subscriptions that have no event in the batch, but whose
-/// payment failed or succeeded since their last event.
-fn late_payments(
-    stored: &BTreeMap<ObjectKey, StoredSubscription>,
-    changes: &[Change],
-    payments: &BTreeMap<ObjectKey, Payment>,
-    effects: &mut Effects,
-) -> Vec<(ObjectKey, SubscriptionStatus)> {
-    let changed: BTreeSet<(Uuid, &str)> = changes.iter().map(Change::key).collect();
-    let mut late = Vec::new();
-    for (key, subscription) in stored {
-        let Some(payment) = payments.get(key) else {
-            continue;
-        };
-        let reported = ReportedStatus {
-            status: &subscription.stripe_status,
-            at: subscription.version.last_event_at.as_second(),
-            pending_update: subscription.pending_update,
-        };
-        let status = effective_status(reported, Some(last_payment(payment)));
-        if changed.contains(&(key.0, key.1.as_str())) || *status == subscription.status {
-            continue;
-        }
-        effects.entries.push(NewEntry {
-            organization_id: key.0,
-            action: STATUS_CHANGED,
-            actor: effects.actor,
-            resource_type: Subscription::RESOURCE,
-            resource_id: key.1.clone(),
-            before: Some(json!({"status": subscription.status})),
-            after: Some(json!({"status": status})),
-            client: None,
-            reason: None,
-            metadata: json!({
-                "stripe_event_id": payment.last_event_id,
-                "stripe_invoice_id": payment.stripe_invoice_id,
-            }),
-        });
-        late.push((key.clone(), status.clone()));
-    }
-    late
 }
 
 /// The alert for a subscription without a plan of the catalogue. The same prices

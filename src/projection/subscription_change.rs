@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::invoice::Payment;
 use super::known_tier::KnownTier;
+use super::payment_status::status_of;
 use super::stripe_response;
-use super::subscription::{Change, StoredSubscription, status_of};
+use super::subscription::{Change, StoredSubscription};
 use super::versions::merge::{MergedObject, ObjectKey};
 use crate::catalogue::Catalogue;
 use crate::stripe::objects::Subscription;

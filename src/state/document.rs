@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use billing_domain::past_due::Access;
 use billing_domain::status::SubscriptionStatus;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -75,12 +76,17 @@ pub struct Plan {
 }
 
 #[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 #[schema(as = StatePayment)]
 pub struct Payment {
     pub status: PaymentStatus,
     /// What keeps it from being paid; null if nothing does.
     #[schema(required)]
     pub problem: Option<PaymentProblem>,
+    /// When what the subscription grants ends, or has ended, because it is past due; null
+    /// if it does not end by that.
+    #[schema(required)]
+    pub access_ends_at: Option<Timestamp>,
 }
 
 /// Whether what is owed is paid.
@@ -114,7 +120,7 @@ pub enum PaymentProblem {
 
 impl Payment {
     /// By Stripe's status of the subscription that counts.
-    fn of(status: Option<&SubscriptionStatus>) -> Self {
+    fn of(status: Option<&SubscriptionStatus>, access: Option<Access>) -> Self {
         use PaymentProblem::{PaymentFailed, PaymentIncomplete, PaymentMethodMissing};
         use SubscriptionStatus::{Incomplete, PastDue, Paused, Unpaid};
         let (status, problem) = match status {
@@ -125,7 +131,11 @@ impl Payment {
             Some(Paused) => (PaymentStatus::Paused, Some(PaymentMethodMissing)),
             Some(_) => (PaymentStatus::Paid, None),
         };
-        Self { status, problem }
+        Self {
+            status,
+            problem,
+            access_ends_at: access.and_then(|access| access.ends_at),
+        }
     }
 }
 
@@ -162,7 +172,10 @@ pub(super) async fn read(
             seats: state.bought.seats,
             addons: BoughtAddon::list(&state.bought.addons),
         },
-        payment: Payment::of(subscription.map(|one| &one.status)),
+        payment: Payment::of(
+            subscription.map(|one| &one.status),
+            subscription.map(|one| one.access),
+        ),
         pending_change: subscription.and_then(PendingChangeView::of),
         subscription: subscription
             .is_some()
@@ -186,7 +199,7 @@ mod tests {
     #[test]
     fn each_status_of_stripe_says_whether_there_is_a_problem() {
         let said = |status: Option<&str>| {
-            let payment = Payment::of(status.map(SubscriptionStatus::from).as_ref());
+            let payment = Payment::of(status.map(SubscriptionStatus::from).as_ref(), None);
             serde_json::to_value(payment).unwrap()
         };
         let expected = [

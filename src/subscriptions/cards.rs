@@ -4,6 +4,7 @@
 //! mirrored afterwards.
 
 mod charged;
+mod owed;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -14,14 +15,15 @@ use super::change::saga::Requester;
 use super::failure::Failure;
 use super::mirror::{StripeSnapshot, snapshot};
 use super::payer::id_in;
-use super::{StripeAction, Subscriptions, store};
+use super::{Subscriptions, store};
 use crate::audit::{self, NewEntry};
 use crate::db::{RequestTx, TenantTx};
 use crate::projection;
 use crate::stripe::client::{Client, ErrorKind, Params, StripeError};
 use crate::stripe::objects::{Customer, PaymentMethod};
 use crate::stripe::requests::{self, Begun, NewRequest, Request, Subject};
-use charged::is_usable;
+pub(super) use charged::is_usable;
+use owed::Owed;
 
 /// How often another act that was left open is settled first.
 const ROUNDS: usize = 3;
@@ -124,25 +126,6 @@ impl Subscriptions {
         }
     }
 
-    /// The same for a trial, which ends without asking for a card.
-    pub(super) async fn adopt_for_trial(
-        &self,
-        client: &Client,
-        requester: &Requester,
-        action: &StripeAction<'_>,
-    ) -> Result<(), Failure> {
-        if matches!(
-            action,
-            StripeAction::Create {
-                trial_days: 1..,
-                ..
-            }
-        ) {
-            self.adopt_only_card(client, requester).await?;
-        }
-        Ok(())
-    }
-
     /// Whether Stripe has a payment method that it would charge, or that becomes the
     /// default because it is the only one.
     pub(super) async fn has_usable_card(
@@ -150,27 +133,11 @@ impl Subscriptions {
         client: &Client,
         requester: &Requester,
     ) -> Result<bool, Failure> {
-        let state = self.state(requester.organization_id).await?;
-        let Some(customer) = state.customer_id else {
-            return Ok(false);
-        };
-        let shown = client.customer_now(&customer).await;
-        let shown = match shown {
-            Ok(response) => Customer::read(&response.body, false)?,
-            Err(error) if error.kind == ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(Failure::Stripe(error)),
-        };
-        if shown.deleted {
-            return Ok(false);
-        }
-        let attached = client.attached(&customer).await.map_err(Failure::Stripe)?;
-        let now = Timestamp::now();
-        Ok(match shown.default_payment_method_id {
-            Some(default) => attached
-                .iter()
-                .any(|one| one["id"] == json!(default) && is_usable(one, now)),
-            None => matches!(&attached[..], [only] if is_usable(only, now)),
-        })
+        let organization_id = requester.organization_id;
+        Ok(self
+            .card_to_charge(client, organization_id)
+            .await?
+            .is_some())
     }
 
     async fn act(&self, requester: &Requester, act: Act, id: &str) -> Result<(), CardFailure> {
@@ -263,11 +230,12 @@ impl Subscriptions {
             Act::Remove => client
                 .detach_payment_method(&card.id, &request.key())
                 .await
-                .map(drop),
+                .map(|_| Owed::default()),
         };
         match called {
-            Ok(()) => {
-                self.mirror_act(client, request).await?;
+            Ok(owed) => {
+                self.mirror_act(client, request, &owed).await?;
+                self.show_paid(client, request, &owed).await;
                 Ok(())
             }
             Err(error) if error.may_have_acted() => Err(Failure::InDoubt(error).into()),
@@ -286,7 +254,7 @@ impl Subscriptions {
         request: &Request,
         error: &StripeError,
     ) -> Result<(), Failure> {
-        match self.mirror_act(client, request).await {
+        match self.mirror_act(client, request, &Owed::default()).await {
             Ok(()) => Ok(()),
             Err(Failure::Stripe(unread)) if unread.is_outage() => {
                 tracing::warn!(%unread, "What became of a payment method could not be read");
@@ -320,20 +288,28 @@ impl Subscriptions {
     async fn go_on(&self, client: &Client, request: &Request) -> Result<(), Failure> {
         let customer = request.params.get("customer").unwrap_or_default();
         let id = request.target_id.as_deref().unwrap_or_default();
+        let mut owed = Owed::default();
         if Act::of(request) == Act::MakeDefault {
             let shown = client.customer_now(customer).await;
             let shown = Customer::read(&shown.map_err(Failure::Stripe)?.body, false)?;
             if shown.default_payment_method_id.as_deref() == Some(id) {
                 let charged = self.charge_to(client, request, customer, id).await;
-                charged.map_err(Failure::Stripe)?;
+                owed = charged.map_err(Failure::Stripe)?;
             }
         }
-        self.mirror_act(client, request).await
+        self.mirror_act(client, request, &owed).await?;
+        self.show_paid(client, request, &owed).await;
+        Ok(())
     }
 
     /// Mirrors the payment method and its customer as Stripe shows them, writes the
     /// audit entry, and closes the request by what it came to.
-    async fn mirror_act(&self, client: &Client, request: &Request) -> Result<(), Failure> {
+    async fn mirror_act(
+        &self,
+        client: &Client,
+        request: &Request,
+        owed: &Owed,
+    ) -> Result<(), Failure> {
         let id = request.target_id.as_deref().unwrap_or_default();
         let customer = request.params.get("customer").unwrap_or_default();
         let method = client.payment_method(id).await.map_err(Failure::Stripe)?;
@@ -361,7 +337,11 @@ impl Subscriptions {
             projection::mirror_customer(tx.conn(), organization_id, owner, at).await?;
         let mut entries = Vec::new();
         if is_done {
-            entries.push(entry(request, act, before, after));
+            let mut entry = entry(request, act, before, after);
+            if let Some(owed) = owed.shown() {
+                entry.metadata["owed"] = owed;
+            }
+            entries.push(entry);
         }
         entries.extend(of_customer);
         audit::record(&mut tx, &locked, &entries).await?;

@@ -120,7 +120,12 @@ impl From<ChangeRejection> for Problem {
             ChangeRejection::TrialTooLong { .. } => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "trial_too_long")
             }
-            ChangeRejection::TrialUsed => (StatusCode::CONFLICT, "trial_used"),
+            ChangeRejection::TrialUsed | ChangeRejection::CardHadTrial => {
+                (StatusCode::CONFLICT, "trial_used")
+            }
+            ChangeRejection::TrialNeedsCard => {
+                (StatusCode::PAYMENT_REQUIRED, "payment_method_required")
+            }
             ChangeRejection::OtherCurrency { .. } => (StatusCode::CONFLICT, "currency_mismatch"),
             ChangeRejection::UnknownItems => (StatusCode::CONFLICT, "unknown_subscription_items"),
             ChangeRejection::NotOffered { .. } => {

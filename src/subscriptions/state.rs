@@ -1,5 +1,6 @@
 //! The stored state of an organization's plan and subscriptions.
 
+use billing_domain::past_due::Access;
 use billing_domain::period::{Cadence, Interval, Period};
 use billing_domain::status::SubscriptionStatus;
 use jiff::Timestamp;
@@ -46,6 +47,8 @@ pub struct SubscriptionRow {
     pub customer_id: String,
     /// The effective status, in Stripe's terms.
     pub status: SubscriptionStatus,
+    /// What it grants while it is past due.
+    pub access: Access,
     pub plan_tier: Option<String>,
     pub plan_version: Option<i32>,
     pub currency: Option<String>,
@@ -112,7 +115,7 @@ impl SubscriptionState {
                 .plan_tier
                 .as_deref()
                 .and_then(|tier| catalogue.rank(tier));
-            let runs = one.status.grants_plan();
+            let runs = one.access.grants_plan(&one.status);
             (runs, rank, one.created, one.id.clone())
         });
         let chosen = rows.pop();

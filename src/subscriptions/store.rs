@@ -1,10 +1,13 @@
 //! SQL for the state of subscriptions.
 
 pub mod findings;
+pub mod past_due;
+pub mod trials;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
+use billing_domain::past_due::Access;
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx as _;
 use serde_json::Value;
@@ -38,6 +41,9 @@ struct StateRow {
     id: Option<String>,
     held_customer_id: Option<String>,
     status: Option<String>,
+    past_due_since: Option<jiff_sqlx::Timestamp>,
+    access_ends_at: Option<jiff_sqlx::Timestamp>,
+    access_ended: Option<bool>,
     held_plan_tier: Option<String>,
     held_plan_version: Option<i32>,
     currency: Option<String>,
@@ -140,6 +146,11 @@ impl StateRow {
             id,
             customer_id,
             status: status.into(),
+            access: Access {
+                past_due_since: self.past_due_since.map(|at| at.to_jiff()),
+                ends_at: self.access_ends_at.map(|at| at.to_jiff()),
+                ended: self.access_ended.unwrap_or(false),
+            },
             plan_tier: self.held_plan_tier,
             plan_version: self.held_plan_version,
             // Stripe's older versions do not say it: a customer has one.
@@ -221,7 +232,9 @@ pub async fn states(
                   (s.default_payment_method_id IS NOT NULL
                    OR s.collection_method = 'send_invoice') AS "is_payable?",
                   s.stripe_subscription_id AS "id?", s.stripe_customer_id AS "held_customer_id?",
-                  s.status AS "status?", s.plan_tier AS "held_plan_tier?",
+                  s.status AS "status?", s.past_due_since AS "past_due_since?",
+                  s.access_ends_at AS "access_ends_at?",
+                  s.access_ended_at IS NOT NULL AS "access_ended?", s.plan_tier AS "held_plan_tier?",
                   s.plan_version AS "held_plan_version?", s.currency AS "currency?",
                   s.current_period_start AS "period_start?", s.current_period_end AS "period_end?",
                   s.billing_cycle_anchor AS "anchor?", s.billing_mode AS "billing_mode?",

@@ -10,6 +10,7 @@ pub mod allowance;
 pub mod event_order;
 pub mod grace_period;
 pub mod money;
+pub mod past_due;
 pub mod period;
 pub mod preview;
 pub mod proration;

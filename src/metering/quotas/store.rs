@@ -104,6 +104,7 @@ pub async fn list(
                       FROM billing_subscriptions s
                      WHERE s.organization_id = q.organization_id
                        AND s.status IN ('active', 'trialing', 'past_due')
+                       AND s.access_ended_at IS NULL
                      ORDER BY s.plan_tier IS NOT DISTINCT FROM q.plan_tier DESC,
                               s.stripe_created_at DESC NULLS LAST, s.stripe_subscription_id DESC
                      LIMIT 1), false) AS "unpaid_trial!"

@@ -246,4 +246,18 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
             ("usage_events", "taken_back taken_back_at"),
         ],
     ),
+    (
+        "20260125010000_past_due_access",
+        &[
+            ("billing_invoices", "first_failed_at"),
+            (
+                "billing_subscriptions",
+                "past_due_since access_ends_at access_ended_at",
+            ),
+        ],
+    ),
+    (
+        "20260125020000_trial_cards",
+        &[("trial_cards", "digest organization_id claimed_at")],
+    ),
 ];

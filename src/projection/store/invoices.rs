@@ -1,5 +1,9 @@
 //! SQL of invoices, their lines, and payment outcomes.
 
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx as _;
 use serde::Serialize;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
@@ -214,6 +218,32 @@ async fn write(
     .execute(&mut *conn)
     .await?;
     invoice_lines::replace(conn, changed).await
+}
+
+/// Stores when invoices failed first. The earliest time stays, in whatever order the
+/// failures come.
+pub async fn note_failures(
+    conn: &mut PgConnection,
+    failures: &BTreeMap<ObjectKey, Timestamp>,
+) -> Result<(), sqlx::Error> {
+    if failures.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<ObjectKey> = failures.keys().cloned().collect();
+    let (organizations, ids) = unzip(&keys);
+    let times: Vec<_> = failures.values().map(|at| at.to_sqlx()).collect();
+    sqlx::query!(
+        "UPDATE billing_invoices i SET first_failed_at = failed.at
+           FROM unnest($1::uuid[], $2::text[], $3::timestamptz[]) AS failed(organization, id, at)
+          WHERE i.organization_id = failed.organization AND i.stripe_invoice_id = failed.id
+            AND (i.first_failed_at IS NULL OR i.first_failed_at > failed.at)",
+        &organizations,
+        &ids as &[&str],
+        &times as _
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Stores the newest outcome of each subscription, by [`Payment::order`].

@@ -14,6 +14,7 @@ pub mod invoice_lines;
 pub mod invoice_payments;
 pub mod invoices;
 mod mirrored;
+pub mod past_due;
 pub mod payment_methods;
 pub mod price_swaps;
 pub mod refunds;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use billing_domain::past_due::Access;
 use billing_domain::status::SubscriptionStatus;
 use serde::Serialize;
 use serde_json::json;
@@ -31,7 +32,7 @@ pub async fn load(
                   cancel_at, cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
                   default_payment_method_id, discounted, discount_ids, taxed, pending_update,
                   has_more_items, stripe_schedule_id, cancellation_feedback, cancellation_reason,
-                  metadata, known_tier,
+                  metadata, known_tier, past_due_since, access_ends_at, access_ended_at,
                   (SELECT coalesce(jsonb_agg(
                             jsonb_build_object('price', i.stripe_price_id, 'quantity', i.quantity)
                             ORDER BY i.stripe_subscription_item_id COLLATE "C"), '[]')
@@ -78,6 +79,11 @@ pub async fn load(
         let subscription = StoredSubscription {
             status: row.status.into(),
             stripe_status: row.stripe_status.into(),
+            access: Access {
+                past_due_since: row.past_due_since.map(|at| at.to_jiff()),
+                ends_at: row.access_ends_at.map(|at| at.to_jiff()),
+                ended: row.access_ended_at.is_some(),
+            },
             plan_tier: row.plan_tier,
             plan_version: row.plan_version,
             bought: Bought {

@@ -96,6 +96,25 @@ impl Client {
         self.post(call(name, &path, &Params::new()), key).await
     }
 
+    /// Charges an open invoice now, by the customer's default or the subscription's own.
+    pub async fn pay_invoice(&self, id: &str, key: &str) -> Result<Response, StripeError> {
+        let name = "invoices.pay";
+        let path = format!("/v1/invoices/{}/pay", id_of(name, id)?);
+        self.post(call(name, &path, &Params::new()), key).await
+    }
+
+    /// Continues a subscription whose trial paused it, once its invoice is paid.
+    pub async fn resume_subscription(
+        &self,
+        id: &str,
+        params: &Params,
+        key: &str,
+    ) -> Result<Response, StripeError> {
+        let name = "subscriptions.resume";
+        let path = format!("/v1/subscriptions/{}/resume", id_of(name, id)?);
+        self.post(call(name, &path, params), key).await
+    }
+
     pub async fn charge(&self, id: &str) -> Result<Response, StripeError> {
         let name = "charges.retrieve";
         let path = format!("/v1/charges/{}", id_of(name, id)?);

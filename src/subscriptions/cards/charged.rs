@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
+use super::owed::{self, Owed};
 use super::{Card, CardFailure};
 use crate::stripe::client::{Client, Params, StripeError};
 use crate::stripe::objects::Customer;
@@ -58,14 +59,15 @@ impl Subscriptions {
     }
 
     /// Makes a payment method the default of the customer, and of those subscriptions
-    /// that have a default of their own, which Stripe would charge instead.
+    /// that have a default of their own, which Stripe would charge instead. Then what they
+    /// owe is paid with it.
     pub(super) async fn charge_to(
         &self,
         client: &Client,
         request: &Request,
         customer: &str,
         method: &str,
-    ) -> Result<(), StripeError> {
+    ) -> Result<Owed, StripeError> {
         let params = Params::new().set("invoice_settings[default_payment_method]", method);
         let key = request.key_of("default");
         client.update_customer(customer, &params, &key).await?;
@@ -76,7 +78,7 @@ impl Subscriptions {
                 recharge(client, request, subscription, method).await?;
             }
         }
-        Ok(())
+        owed::pay(client, request, &all).await
     }
 }
 
@@ -102,7 +104,7 @@ fn is_running(subscription: &Value) -> bool {
 }
 
 /// Whether a payment method can be charged, as far as its expiry says.
-pub(super) fn is_usable(method: &Value, now: Timestamp) -> bool {
+pub(in crate::subscriptions) fn is_usable(method: &Value, now: Timestamp) -> bool {
     let part = |name: &str| method["card"][name].as_i64();
     let (Some(month), Some(year)) = (part("exp_month"), part("exp_year")) else {
         return true;

@@ -80,13 +80,15 @@ impl Subscriptions {
                 let prices = self.prices_with(client, plan, None, addons).await?;
                 let customer_id = asked.customer_id.ok_or(Failure::NoOrganization)?;
                 let trial = Some(*trial_days).filter(|days| *days > 0);
+                let (at_end, without_card) = self.trial_end("", *trial_days);
                 let params = Params::new()
                     .set("customer", customer_id)
                     .set("metadata[organization_id]", asked.organization_id)
                     .set_if(VERSION, self.version_of(plan, None))
                     .set("billing_mode[type]", prices.billing_mode(plan))
                     .set(PAYMENT_BEHAVIOR, ERROR_IF_INCOMPLETE)
-                    .set_if("trial_period_days", trial);
+                    .set_if("trial_period_days", trial)
+                    .set_if(&at_end, without_card);
                 let params = extras.tax(params);
                 (None, items_of(&prices, *quantities, params, "items"))
             }

@@ -268,7 +268,7 @@ impl Subscriptions {
         if code.is_some() {
             self.check_code(client, asked, quote).await?;
         }
-        self.adopt_for_trial(client, requester, &action).await?;
+        self.begin_trial(client, requester, &action).await?;
         let mut change = ChangeRecord {
             id: Uuid::now_v7(),
             kind,

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::{CHECKOUT_ID, Checkout, EXPIRED, STARTED, State, Wish, store};
 use crate::audit::{self, NewEntry};
+use crate::catalogue::TrialCard;
 use crate::catalogue::versions::version_name;
 use crate::db::{RequestTx, TenantTx};
 use crate::stripe::client::{BILLING_MODE, Client, ErrorKind, Params};
@@ -114,6 +115,8 @@ impl Subscriptions {
         self.recall_terms(&state).await?;
         let action = decide(&state, &self.catalogue, wish.command())?;
         self.check_seats(organization_id, &action).await?;
+        self.check_trial_on_page(client, organization_id, &action)
+            .await?;
         let redemption = match wish.promotion_code.as_deref() {
             Some(code) => {
                 let none = BTreeMap::new();
@@ -235,6 +238,8 @@ impl Subscriptions {
             ..*quantities
         };
         let trial = Some(*trial_days).filter(|days| *days > 0);
+        let (at_end, without_card) = self.trial_end("subscription_data", *trial_days);
+        let asks_later = trial.is_some() && self.catalogue.trial_card() == TrialCard::Optional;
         let params = Params::new()
             .set("mode", "subscription")
             .set("client_reference_id", organization_id)
@@ -245,7 +250,12 @@ impl Subscriptions {
             )
             .set_if("subscription_data[metadata][plan_version]", version)
             .set("subscription_data[billing_mode][type]", BILLING_MODE)
-            .set_if("subscription_data[trial_period_days]", trial);
+            .set_if("subscription_data[trial_period_days]", trial)
+            .set_if(&at_end, without_card)
+            .set_if(
+                "payment_method_collection",
+                asks_later.then_some("if_required"),
+            );
         let params = match self.catalogue.automatic_tax() {
             // The page asks for what the tax depends on.
             true => params

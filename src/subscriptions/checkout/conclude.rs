@@ -15,6 +15,10 @@ use crate::subscriptions::failure::Failure;
 use crate::subscriptions::mirror::fetch;
 use crate::subscriptions::payer::id_in;
 
+/// Why what was bought is taken back.
+const ANOTHER_RAN: &str = "bought by a checkout although another subscription had begun";
+const TRIAL_USED: &str = "a trial was had with this card before";
+
 /// How long a bank may take to say whether it pays.
 const LONGEST_DEBIT: SignedDuration = SignedDuration::from_hours(14 * 24);
 
@@ -43,6 +47,9 @@ impl Subscriptions {
         };
         match now.state {
             State::Expired | State::Failed => Err(CheckoutFailure::Expired),
+            State::Duplicate if now.why.as_deref() == Some(TRIAL_USED) => {
+                Err(CheckoutFailure::TrialUsed)
+            }
             State::Duplicate => Err(CheckoutFailure::Duplicate),
             _ => Ok(now),
         }
@@ -123,8 +130,9 @@ impl Subscriptions {
         self.note(checkout, state, Some(&id), action).await
     }
 
-    /// Whether what was bought is given up for a subscription that had begun before. It is
-    /// decided once: what others do while a bank takes its time changes nothing.
+    /// Whether what was bought is given up: for a subscription that had begun before, or as a
+    /// trial of a card that had one. It is decided once: what others do while a bank takes its
+    /// time changes nothing.
     async fn is_taken_back(
         &self,
         client: &Client,
@@ -137,9 +145,15 @@ impl Subscriptions {
         }
         let organization_id = checkout.organization_id;
         let another = self.ran_before(client, organization_id, customer, bought);
-        let another = another.await?;
+        let why = match another.await? {
+            true => Some(ANOTHER_RAN),
+            false => {
+                let had = self.had_trial_elsewhere(client, organization_id, bought);
+                had.await?.then_some(TRIAL_USED)
+            }
+        };
         let mut tx = TenantTx::begin(&self.pool, organization_id).await?;
-        let decided = store::decide(&mut tx, checkout.id, another).await?;
+        let decided = store::decide(&mut tx, checkout.id, why).await?;
         tx.commit().await?;
         Ok(decided)
     }
@@ -184,8 +198,12 @@ impl Subscriptions {
     ) -> Result<(), Failure> {
         let organization_id = checkout.organization_id;
         let id = bought["id"].as_str().unwrap_or_default();
-        let comment = "bought by a checkout although another subscription had begun";
-        let params = Params::new().set("cancellation_details[comment]", comment);
+        let mut tx = RequestTx::begin(&self.pool, organization_id).await?;
+        let noted = store::by_id(&mut tx, checkout.id).await?;
+        drop(tx);
+        let why = noted.and_then(|noted| noted.why);
+        let why = why.as_deref().unwrap_or(ANOTHER_RAN);
+        let params = Params::new().set("cancellation_details[comment]", why);
         let key = Uuid::now_v7().to_string();
         match client.cancel_subscription(id, &params, &key).await {
             Ok(_) => {}
@@ -205,11 +223,17 @@ impl Subscriptions {
         if let Some(invoice) = id_in(bought, "latest_invoice") {
             self.give_back(client, checkout, &invoice).await?;
         }
-        tracing::error!(
-            %organization_id, subscription_id = id,
-            "A checkout was paid although another subscription had begun: the second one was \
-             canceled, and its payment is refunded"
-        );
+        match why {
+            TRIAL_USED => tracing::info!(
+                %organization_id, subscription_id = id,
+                "A trial of a card that had one before was canceled"
+            ),
+            _ => tracing::error!(
+                %organization_id, subscription_id = id,
+                "A checkout was paid although another subscription had begun: the second one \
+                 was canceled, and its payment is refunded"
+            ),
+        }
         self.note(checkout, State::Duplicate, Some(id), DUPLICATE)
             .await
     }

@@ -153,6 +153,8 @@ pub struct Checkout {
     recovery_attempts: i32,
     /// Whether what was bought is taken back, once that is decided.
     taking_back: Option<bool>,
+    /// Why it is taken back, or has failed.
+    why: Option<String>,
 }
 
 impl Checkout {
@@ -186,6 +188,11 @@ pub enum CheckoutFailure {
          canceled, and what was paid for it is given back"
     )]
     Duplicate,
+    #[error(
+        "a trial was had with this card before: the subscription was canceled, and nothing was \
+         charged; begin another checkout without a trial"
+    )]
+    TrialUsed,
     #[error(transparent)]
     Failed(#[from] Failure),
 }

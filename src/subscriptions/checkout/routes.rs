@@ -57,6 +57,7 @@ impl From<CheckoutFailure> for Problem {
             CheckoutFailure::Duplicate => {
                 Self::new(StatusCode::CONFLICT, "subscription_exists", message)
             }
+            CheckoutFailure::TrialUsed => Self::new(StatusCode::CONFLICT, "trial_used", message),
             CheckoutFailure::Failed(failure) => failure.into(),
         }
     }

@@ -25,6 +25,7 @@ struct Row {
     called_at: Option<jiff_sqlx::Timestamp>,
     recovery_attempts: i32,
     taking_back: Option<bool>,
+    why: Option<String>,
 }
 
 impl TryFrom<Row> for Checkout {
@@ -50,6 +51,7 @@ impl TryFrom<Row> for Checkout {
             called_at: row.called_at.map(|at| at.to_jiff()),
             recovery_attempts: row.recovery_attempts,
             taking_back: row.taking_back,
+            why: row.why,
         })
     }
 }
@@ -89,7 +91,8 @@ pub async fn open(tx: &mut RequestTx) -> Result<Option<Checkout>, sqlx::Error> {
                   stripe_checkout_session_id AS session_id, url,
                   expires_at AS "expires_at: jiff_sqlx::Timestamp",
                   created_at AS "created_at: jiff_sqlx::Timestamp",
-                  called_at AS "called_at: jiff_sqlx::Timestamp", recovery_attempts, taking_back
+                  called_at AS "called_at: jiff_sqlx::Timestamp", recovery_attempts, taking_back,
+                  error_message AS why
              FROM checkout_sessions
             WHERE organization_id = $1 AND state IN ('creating', 'open')"#,
         organization_id
@@ -108,7 +111,8 @@ pub async fn by_id(tx: &mut RequestTx, id: Uuid) -> Result<Option<Checkout>, sql
                   stripe_checkout_session_id AS session_id, url,
                   expires_at AS "expires_at: jiff_sqlx::Timestamp",
                   created_at AS "created_at: jiff_sqlx::Timestamp",
-                  called_at AS "called_at: jiff_sqlx::Timestamp", recovery_attempts, taking_back
+                  called_at AS "called_at: jiff_sqlx::Timestamp", recovery_attempts, taking_back,
+                  error_message AS why
              FROM checkout_sessions
             WHERE organization_id = $1 AND id = $2"#,
         organization_id,
@@ -131,7 +135,8 @@ pub async fn by_session(
                   stripe_checkout_session_id AS session_id, url,
                   expires_at AS "expires_at: jiff_sqlx::Timestamp",
                   created_at AS "created_at: jiff_sqlx::Timestamp",
-                  called_at AS "called_at: jiff_sqlx::Timestamp", recovery_attempts, taking_back
+                  called_at AS "called_at: jiff_sqlx::Timestamp", recovery_attempts, taking_back,
+                  error_message AS why
              FROM checkout_sessions
             WHERE organization_id = $1 AND stripe_checkout_session_id = $2"#,
         organization_id,
@@ -180,10 +185,16 @@ pub async fn give_up(
 }
 
 /// Decides, once, whether what was bought is taken back. Returns what was decided first.
-pub async fn decide(tx: &mut TenantTx, id: Uuid, taking_back: bool) -> Result<bool, sqlx::Error> {
+pub async fn decide(
+    tx: &mut TenantTx,
+    id: Uuid,
+    taking_back: Option<&str>,
+) -> Result<bool, sqlx::Error> {
     let organization_id = tx.organization_id();
     sqlx::query_scalar!(
-        r#"UPDATE checkout_sessions SET taking_back = coalesce(taking_back, $3)
+        r#"UPDATE checkout_sessions
+              SET taking_back = coalesce(taking_back, $3::text IS NOT NULL),
+                  error_message = CASE WHEN taking_back IS NULL THEN $3 ELSE error_message END
             WHERE organization_id = $1 AND id = $2
         RETURNING taking_back AS "taking_back!""#,
         organization_id,
@@ -259,7 +270,8 @@ pub async fn due(
                   stripe_checkout_session_id AS session_id, url,
                   expires_at AS "expires_at: jiff_sqlx::Timestamp",
                   created_at AS "created_at: jiff_sqlx::Timestamp",
-                  called_at AS "called_at: jiff_sqlx::Timestamp", recovery_attempts, taking_back
+                  called_at AS "called_at: jiff_sqlx::Timestamp", recovery_attempts, taking_back,
+                  error_message AS why
              FROM checkout_sessions c
             WHERE state IN ('creating', 'open', 'processing')
               AND (next_recovery_at IS NULL OR next_recovery_at <= now())

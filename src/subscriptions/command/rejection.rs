@@ -85,6 +85,12 @@ pub enum ChangeRejection {
     TrialTooLong { plan: String, most: u16 },
     #[error("a trial is for the first subscription only")]
     TrialUsed,
+    #[error("a trial was had with this card before: subscribe without one, or with another card")]
+    CardHadTrial,
+    #[error(
+        "a trial begins with a card that can be charged: add a payment method, and make it the default if there are several"
+    )]
+    TrialNeedsCard,
     #[error(
         "the customer is billed in {customer}, the currency of its first invoice, and cannot change it{}; the plan is sold for {}",
         .asked.as_ref().map(|asked| format!(" to {asked:?}")).unwrap_or_default(), .offered.join(", ")

@@ -124,6 +124,7 @@ impl Outside {
         let users = erasure::delete_users(tx.conn(), organization_id).await?;
         let alerts = projection::erasure::clear_alerts(tx.conn(), organization_id).await?;
         let answers = erasure::delete_answers(tx.conn(), organization_id).await?;
+        let cards = erasure::delete_trial_cards(tx.conn(), organization_id).await?;
         tx.commit().await?;
         let mut webhook_payloads = 0;
         for bucket in erasure::BUCKETS {
@@ -134,7 +135,7 @@ impl Outside {
         }
         Ok(Self {
             users,
-            other_rows: alerts + answers,
+            other_rows: alerts + answers + cards,
             webhook_payloads,
         })
     }

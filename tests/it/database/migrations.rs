@@ -237,7 +237,8 @@ async fn rows(db: &TestDatabase) -> BTreeSet<String> {
                       cancellation_feedback,cancellation_reason,plan_currency,plan_seats,seats_held,plan_addons,\
                       discount_ids,tax_located,tax_country,discount_amount,included_tax_amount,\
                       usage_period_start,usage_period_end,amount_refunded_told,refunds_told_by,\
-                      added_quota,added_unlimited,kept_added_quota,kept_added_unlimited}";
+                      added_quota,added_unlimited,kept_added_quota,kept_added_unlimited,\
+                      first_failed_at,past_due_since,access_ends_at,access_ended_at}";
         // Columns of this name are older elsewhere.
         let added = match table.as_str() {
             "billing_subscription_items" => added.replace('}', ",plan_tier,metric,seats,addon}"),

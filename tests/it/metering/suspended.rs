@@ -9,16 +9,41 @@ use super::billed::Billed;
 use crate::subscriptions::world::{DAY, Stripe, VISA, World, text};
 use crate::support::service::Options;
 
-#[tokio::test]
-async fn a_suspension_closes_no_period_and_its_use_is_not_billed() {
-    let stripe = Stripe::with(Config {
+/// A stand-in that gives up the renewal after a day.
+async fn stripe(dunning_end: DunningEnd) -> Stripe {
+    Stripe::with(Config {
         dunning_days: vec![1],
-        dunning_end: DunningEnd::MarkUnpaid,
+        dunning_end,
         webhook_retry_delays: vec![std::time::Duration::from_millis(50); 20],
         ..Config::default()
     })
-    .await;
+    .await
+}
+
+#[tokio::test]
+async fn a_suspension_closes_no_period_and_its_use_is_not_billed() {
+    let stripe = stripe(DunningEnd::MarkUnpaid).await;
     let world = World::with(stripe, Options::default()).await;
+    suspended_and_back(world, "unpaid").await;
+}
+
+/// By `[recovery]`, a day after the first failure.
+#[tokio::test]
+async fn neither_does_access_that_ends_while_it_is_past_due() {
+    let file = tempfile::tempdir().unwrap();
+    let plans = std::fs::read_to_string("config/plans.toml").unwrap();
+    let path = file.path().join("plans.toml");
+    let section = "[recovery]\npast_due_access = \"1d\"\n\n[proration]\n";
+    std::fs::write(&path, plans.replacen("[proration]\n", section, 1)).unwrap();
+    let options = Options {
+        plans_file: Some(path),
+        ..Options::default()
+    };
+    let stripe = stripe(DunningEnd::LeavePastDue).await;
+    suspended_and_back(World::with(stripe, options).await, "past_due").await;
+}
+
+async fn suspended_and_back(world: World, status: &str) {
     // The last attempt to collect the renewal fails in a moment from now.
     let ends = Timestamp::now().as_second() + 8;
     let renewal = Timestamp::from_second(ends - DAY - 3_600).unwrap();
@@ -42,6 +67,13 @@ async fn a_suspension_closes_no_period_and_its_use_is_not_billed() {
     );
     while billed.catch_up().await <= ends {}
     billed.world.settle().await;
+    assert_eq!(text(&billed.subscription().await, "status"), status);
+    for _ in 0..600 {
+        if billed.world.plan().await.0 == "free" {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
     assert_eq!(billed.world.plan().await.0, "free");
     billed.record("free", "api_calls", "300").await;
     let usage = async || {

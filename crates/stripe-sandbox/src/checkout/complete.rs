@@ -65,7 +65,17 @@ pub fn pay(state: &mut State, id: &str, card: &'static TestCard) -> Result<Outco
     {
         return Err(decline.error());
     }
-    finish(state, &session, &method)?;
+    finish(state, &session, Some(&method))?;
+    Ok(Outcome::Done)
+}
+
+/// The customer enters no card, where the page needs none.
+pub fn without_card(state: &mut State, id: &str) -> Result<Outcome, ApiError> {
+    let session = open(state, id)?;
+    if !session.needs_no_card() {
+        return Err(ApiError::invalid("Enter a card number."));
+    }
+    finish(state, &session, None)?;
     Ok(Outcome::Done)
 }
 
@@ -85,17 +95,18 @@ pub fn answer(state: &mut State, id: &str, confirms: bool) -> Result<Outcome, Ap
             "We are unable to authenticate your payment method. Please choose a different payment method and try again.",
         ));
     }
-    finish(state, &session, &method)?;
+    finish(state, &session, Some(&method))?;
     Ok(Outcome::Done)
 }
 
 /// The issuer agrees: the method is saved, and the purchase made.
-fn finish(state: &mut State, session: &Session, method: &str) -> Result<(), ApiError> {
+fn finish(state: &mut State, session: &Session, method: Option<&str>) -> Result<(), ApiError> {
     let customer = match &session.customer {
         Some(customer) => customer.clone(),
         None => new_customer(state, session),
     };
-    let method = payment_methods::attach(state, method, &customer)?;
+    let method = method.map(|method| payment_methods::attach(state, method, &customer));
+    let method = method.transpose()?;
     let mut done = Session {
         customer: Some(customer.clone()),
         status: Status::Complete,
@@ -103,13 +114,16 @@ fn finish(state: &mut State, session: &Session, method: &str) -> Result<(), ApiE
         ..session.clone()
     };
     let now = state.now_for(&customer);
-    match session.mode {
-        Mode::Setup => {
+    match (session.mode, &method) {
+        (Mode::Setup, None) => return Err(ApiError::invalid("Enter a card number.")),
+        (Mode::Setup, Some(method)) => {
             let metadata = session.intent_metadata.clone();
-            let intent = setup_intents::succeeded(state, &customer, &method, metadata, now);
+            let intent = setup_intents::succeeded(state, &customer, method, metadata, now);
             done.setup_intent = Some(intent);
         }
-        Mode::Subscription => subscribe(state, &mut done, &customer, &method, now)?,
+        (Mode::Subscription, method) => {
+            subscribe(state, &mut done, &customer, method.as_deref(), now)?;
+        }
     }
     let wall = state.wall_secs;
     state.checkout_sessions.insert(done);
@@ -133,16 +147,16 @@ fn subscribe(
     state: &mut State,
     session: &mut Session,
     customer: &str,
-    method: &str,
+    method: Option<&str>,
     now_secs: i64,
 ) -> Result<(), ApiError> {
     let mut pairs = session.subscription_params.clone();
     for (name, value) in [
-        ("customer", customer),
+        ("customer", Some(customer)),
         ("default_payment_method", method),
-        ("payment_behavior", "default_incomplete"),
+        ("payment_behavior", Some("default_incomplete")),
     ] {
-        pairs.push((name.to_owned(), value.to_owned()));
+        pairs.extend(value.map(|value| (name.to_owned(), value.to_owned())));
     }
     if session.automatic_tax {
         pairs.push(("automatic_tax[enabled]".to_owned(), "true".to_owned()));
@@ -169,6 +183,7 @@ fn subscribe(
         session.payment_status = PaymentStatus::NotRequired;
         return Ok(());
     }
+    let method = method.ok_or_else(collect::no_payment_method)?;
     let is_bank = state
         .payment_methods
         .get(method)

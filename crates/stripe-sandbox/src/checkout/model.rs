@@ -115,6 +115,12 @@ impl Keyed for Session {
 }
 
 impl Session {
+    /// Whether it can be completed without a card: nothing is due now, and none is asked for.
+    pub fn needs_no_card(&self) -> bool {
+        let is_free = self.amount_total == Some(0);
+        self.mode == Mode::Subscription && is_free && !self.collects_always
+    }
+
     /// The API object.
     #[must_use]
     pub fn render(&self) -> Value {

@@ -115,6 +115,7 @@ async fn submit(
             test_cards::by_number(number).ok_or_else(|| "Your card number is incorrect.".to_owned())
         }
     };
+    let nothing_entered = field("number").is_empty() && field("account").is_empty();
     let outcome = match field("action") {
         "cancel" => {
             let back = session.cancel_url.as_ref().unwrap_or(&session.success_url);
@@ -122,6 +123,9 @@ async fn submit(
         }
         "confirm" => complete::answer(&mut state, &id, true).map_err(|error| error.message),
         "refuse" => complete::answer(&mut state, &id, false).map_err(|error| error.message),
+        "pay" if nothing_entered && session.needs_no_card() => {
+            complete::without_card(&mut state, &id).map_err(|error| error.message)
+        }
         _ => entered
             .and_then(|card| complete::pay(&mut state, &id, card).map_err(|error| error.message)),
     };

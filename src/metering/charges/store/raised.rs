@@ -67,7 +67,7 @@ pub async fn over_so_far(
                   AND i.stripe_subscription_id = s.stripe_subscription_id
                   AND coalesce(i.metric, b.metric) = t.metric
                 ORDER BY i.stripe_price_id LIMIT 1) i ON true
-            WHERE s.status IN ('active', 'past_due')
+            WHERE s.status IN ('active', 'past_due') AND s.access_ended_at IS NULL
               AND (s.trial_end > t.period_start) IS NOT TRUE
               AND t.billed_by IS NULL
               AND NOT q.overridden AND q.over_limit = 'overage' AND q.currency IS NOT NULL

@@ -163,6 +163,7 @@ async fn account_rows(
                  FROM billing_subscriptions s
                 WHERE s.organization_id = k.organization_id
                   AND s.status IN ('active', 'trialing', 'past_due')
+                  AND s.access_ended_at IS NULL
                 ORDER BY s.plan_tier IS NOT DISTINCT FROM q.plan_tier DESC,
                          s.stripe_created_at DESC NULLS LAST, s.stripe_subscription_id DESC
                 LIMIT 1) s ON true
@@ -188,6 +189,7 @@ async fn account_rows(
                   AND NOT EXISTS (SELECT FROM billing_subscriptions o
                                    WHERE o.organization_id = k.organization_id
                                      AND (o.status IN ('unpaid', 'paused')
+                                          OR o.access_ended_at IS NOT NULL
                                           OR (o.status IN ('active', 'trialing', 'past_due')
                                               AND o.stripe_created_at < p.ended_at)))
                 ORDER BY p.ended_at DESC LIMIT 1) p ON true

@@ -52,7 +52,7 @@ pub async fn rows(
                   closed_at IS NOT NULL AS "closed!", coalesce(billed_by = $2, false) AS "free!",
                   EXISTS (SELECT FROM billing_subscriptions s
                            WHERE s.organization_id = t.organization_id
-                             AND s.status IN ('unpaid', 'paused')
+                             AND (s.status IN ('unpaid', 'paused') OR s.access_ended_at IS NOT NULL)
                              AND coalesce(s.usage_period_start, s.current_period_start)
                                  <> t.period_start) AS "suspended!"
              FROM usage_totals t
@@ -142,7 +142,8 @@ pub async fn keep_prices(conn: &mut PgConnection, renewed: &[Renewed]) -> Result
                      SELECT FROM billing_subscriptions o
                       WHERE o.organization_id = s.organization_id
                         AND o.stripe_subscription_id <> s.stripe_subscription_id
-                        AND o.status IN ('active', 'trialing', 'past_due')))
+                        AND o.status IN ('active', 'trialing', 'past_due')
+                        AND o.access_ended_at IS NULL))
              LEFT JOIN usage_quotas q
                ON q.organization_id = t.organization_id AND q.metric = t.metric
              LEFT JOIN LATERAL (

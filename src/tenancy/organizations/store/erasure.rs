@@ -199,6 +199,18 @@ pub async fn delete_answers(
     Ok(deleted.execute(conn).await?.rows_affected())
 }
 
+/// Deletes what is remembered of the cards that had the organization's trial.
+pub async fn delete_trial_cards(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+) -> Result<u64, sqlx::Error> {
+    let deleted = sqlx::query!(
+        "DELETE FROM trial_cards WHERE organization_id = $1",
+        organization_id
+    );
+    Ok(deleted.execute(conn).await?.rows_affected())
+}
+
 /// Deletes users who belong to no other organization and are not operators, with
 /// all sessions for the organization.
 pub async fn delete_users(
