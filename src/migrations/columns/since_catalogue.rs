@@ -246,4 +246,12 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
             ("usage_events", "taken_back taken_back_at"),
         ],
     ),
+    (
+        "20260126000000_portal_sessions",
+        &[(
+            "portal_sessions",
+            "organization_id id role service_key_id return_url code_hash code_expires_at \
+             token_hash opened_at expires_at ended_at created_at",
+        )],
+    ),
 ];
