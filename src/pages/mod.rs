@@ -2,6 +2,7 @@
 //! addresses and times. It knows nothing of what a page shows.
 
 pub mod form;
+pub mod number;
 pub mod query;
 pub mod time;
 

@@ -9,6 +9,7 @@
 //!
 //! Nothing here writes a mirrored row: `projection` does.
 
+mod acts;
 mod asked_addons;
 mod awaited;
 mod background;
@@ -47,7 +48,10 @@ use std::sync::Arc;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
+pub use acts::{Outcome, change_beside_payer, change_detached};
 pub use background::{CHECK_EVERY, SETTLE_EVERY};
+pub use awaited::{ActionRequired, NextAction};
+pub use cancellation::Said;
 pub use cards::CardFailure;
 pub use change::record::audit_actions;
 pub use change::saga::Requester;

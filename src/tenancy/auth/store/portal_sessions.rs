@@ -57,6 +57,7 @@ pub async fn sessions(
              FROM portal_sessions s
              JOIN organizations o ON o.id = s.organization_id AND o.erased_at IS NULL
              JOIN service_api_keys k ON k.id = s.service_key_id AND k.revoked_at IS NULL
+              AND (k.expires_at IS NULL OR k.expires_at > now())
             WHERE s.token_hash = ANY($1) AND s.ended_at IS NULL AND s.expires_at > now()"#,
         &tokens as &[&[u8]]
     )
