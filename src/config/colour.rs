@@ -92,7 +92,9 @@ mod tests {
         let read = |text| Colour::parse(text).map(|colour| colour.to_string());
         assert_eq!(read("#1F5fbf").as_deref(), Some("#1f5fbf"));
         assert_eq!(read("#0af").as_deref(), Some("#00aaff"));
-        for wrong in ["", "#", "red", "#12345", "#1234567", "#ggg", "1f5fbf", "#é1"] {
+        for wrong in [
+            "", "#", "red", "#12345", "#1234567", "#ggg", "1f5fbf", "#é1",
+        ] {
             assert_eq!(read(wrong), None, "{wrong}");
         }
     }

@@ -149,7 +149,9 @@ impl Theme {
             let (name, value) = (name.trim(), value.trim());
             let colour = || {
                 Colour::parse(value).ok_or_else(|| {
-                    problem(format!("{name}: expected a colour such as #1f5fbf, got `{value}`"))
+                    problem(format!(
+                        "{name}: expected a colour such as #1f5fbf, got `{value}`"
+                    ))
                 })
             };
             match name {

@@ -26,5 +26,8 @@ pub fn set_cookie(response: &mut Response, cookie: &str) {
 /// form is sent.
 pub fn once(action: &str) -> String {
     let key = hex::encode(rand::random::<[u8; 16]>());
-    format!("{action}?{}={key}", crate::server::layers::idempotency::OF_FORM)
+    format!(
+        "{action}?{}={key}",
+        crate::server::layers::idempotency::OF_FORM
+    )
 }

@@ -6,7 +6,7 @@ use super::routes::run;
 use super::{PaymentMethod, PaymentMethods, store};
 use crate::server::pagination::page::{Page, Paging};
 use crate::server::problem::Problem;
-use crate::subscriptions::{Requester, SetupStarted};
+use crate::subscriptions::{CardFailure, Requester, SetupStarted};
 use crate::tenancy::auth::Principal;
 
 impl PaymentMethods {
@@ -21,6 +21,13 @@ impl PaymentMethods {
         let mut tx = self.shared.read(organization).await?;
         let rows = store::list(&mut tx, page.after.as_ref(), page.rows()).await?;
         Ok(page.of(rows))
+    }
+
+    /// One that is attached.
+    pub async fn one(&self, organization: Uuid, id: &str) -> Result<PaymentMethod, Problem> {
+        let mut tx = self.shared.read(organization).await?;
+        let found = store::one(&mut tx, id).await?;
+        found.ok_or_else(|| Problem::not_found(CardFailure::NotFound.to_string()))
     }
 
     /// Has invoices charged to it from now on.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::{PaymentMethod, PaymentMethods, Position, store};
+use super::{PaymentMethod, PaymentMethods, Position};
 use crate::server::detached;
 use crate::server::extract::{OptionalJson, Path, Query};
 use crate::server::pagination::page::{Listed, Page, Paging};
@@ -177,10 +177,7 @@ async fn make_default(
 ) -> Result<Json<PaymentMethod>, Problem> {
     let organization = caller.organization_id;
     methods.make_default(caller, &id).await?;
-    let mut tx = methods.shared.read(organization).await?;
-    let shown = store::one(&mut tx, &id).await?;
-    let gone = || Problem::not_found(CardFailure::NotFound.to_string());
-    shown.map(Json).ok_or_else(gone)
+    methods.one(organization, &id).await.map(Json)
 }
 
 /// Remove a payment method
@@ -253,7 +250,9 @@ async fn open_portal(
 }
 
 /// Goes on with what was begun when its client goes away.
-pub(super) async fn run<T, E>(work: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, Problem>
+pub(super) async fn run<T, E>(
+    work: impl Future<Output = Result<T, E>> + Send + 'static,
+) -> Result<T, Problem>
 where
     T: Send + 'static,
     E: Into<Problem> + Send + 'static,

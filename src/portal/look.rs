@@ -46,6 +46,11 @@ impl Look {
         }
     }
 
+    /// Whether other sites' pages may have these in a frame.
+    pub fn is_framed(&self) -> bool {
+        self.framed
+    }
+
     pub fn style(&self) -> Response {
         let headers = [
             (header::CONTENT_TYPE, "text/css; charset=utf-8"),
@@ -64,7 +69,10 @@ impl Look {
             }
         };
         let headers = [
-            (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
+            (
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("text/html; charset=utf-8"),
+            ),
             (header::CONTENT_SECURITY_POLICY, self.policy.clone()),
             (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         ];

@@ -7,18 +7,22 @@ use crate::pages::number::by_thousands;
 
 /// An amount as it is written on a bill: `$1,234.50`.
 pub fn money(minor: i64, currency: &str) -> String {
-    let major = exact::major(minor, currency);
+    priced(&exact::major(minor, currency), currency)
+}
+
+/// The price of one of something, with all of its digits: `$0.00001`.
+pub fn rate(major: &str, currency: &str) -> String {
+    priced(major, currency)
+}
+
+fn priced(major: &str, currency: &str) -> String {
     let (sign, digits) = match major.strip_prefix('-') {
         Some(digits) => ("−", digits),
-        None => ("", &*major),
+        None => ("", major),
     };
-    let (whole, part) = digits.split_once('.').map_or((digits, None), |(whole, part)| {
-        (whole, Some(part))
-    });
-    let whole = by_thousands(whole);
-    let amount = match part {
-        Some(part) => format!("{whole}.{part}"),
-        None => whole,
+    let amount = match digits.split_once('.') {
+        Some((whole, part)) => format!("{}.{part}", by_thousands(whole)),
+        None => by_thousands(digits),
     };
     match currency.to_ascii_lowercase().as_str() {
         "usd" => format!("{sign}${amount}"),
@@ -96,6 +100,7 @@ mod tests {
         ] {
             assert_eq!(money(minor, currency), expected);
         }
+        assert_eq!(rate("0.00001", "usd"), "$0.00001");
     }
 
     #[test]

@@ -31,6 +31,21 @@ impl Signed {
         self.principal.may(Permission::BillingManage) && !self.visitor.archived
     }
 
+    /// Refuses what they could only look at.
+    pub fn check_manages(&self) -> Result<(), Problem> {
+        if self.visitor.archived {
+            return Err(names::archived());
+        }
+        if self.manages() {
+            return Ok(());
+        }
+        Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            "this requires the role of an owner or a billing manager",
+        ))
+    }
+
     fn seen(&self, portal: &Portal, organization: &str) -> Seen {
         let own = self.visitor.return_url.clone();
         let default = || portal.addresses.default_address().map(str::to_owned);
@@ -113,18 +128,10 @@ impl FromRequest<Arc<Portal>> for Managing {
     async fn from_request(request: Request, portal: &Arc<Portal>) -> Result<Self, Response> {
         let posted = Posted::from_request(request, portal).await?;
         let signed = &posted.signed;
-        if signed.visitor.archived {
-            return Err(portal.refused(Some(signed), &names::archived()));
+        match signed.check_manages() {
+            Ok(()) => Ok(Self(posted)),
+            Err(problem) => Err(portal.refused(Some(signed), &problem)),
         }
-        if !signed.manages() {
-            let problem = Problem::new(
-                StatusCode::FORBIDDEN,
-                "forbidden",
-                "this requires the role of an owner or a billing manager",
-            );
-            return Err(portal.refused(Some(signed), &problem));
-        }
-        Ok(Self(posted))
     }
 }
 

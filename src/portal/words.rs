@@ -109,7 +109,10 @@ fn of_payment(problem: &Problem) -> Option<(&'static str, String)> {
             "Your address is missing",
             "Taxes depend on where you are, and we do not know it. Ask us to enter it.",
         ),
-        "stripe_not_configured" | "stripe_key_refused" | "price_missing" | "customer_missing"
+        "stripe_not_configured"
+        | "stripe_key_refused"
+        | "price_missing"
+        | "customer_missing"
         | "stripe_refused" => (
             "Payments are not available now",
             "Nothing was changed. Ask us: it is for us to repair.",
@@ -143,19 +146,20 @@ fn of_page(problem: &Problem) -> Option<(&'static str, String)> {
             "You may look, and change nothing",
             "Ask an owner or a billing manager of your organization.",
         ),
-        "not_found" => ("There is no such page", "Go on with one of the pages above."),
-        "invalid_cursor" | "cursor_invalid" => (
-            "This page of the list is gone",
-            "Begin the list again.",
+        "not_found" => (
+            "There is no such page",
+            "Go on with one of the pages above.",
         ),
+        "invalid_cursor" | "cursor_invalid" => {
+            ("This page of the list is gone", "Begin the list again.")
+        }
         _ if problem.status() == StatusCode::INTERNAL_SERVER_ERROR => (
             "Something went wrong",
             "It was noted, and nothing of it is your fault. Try again in a moment.",
         ),
-        _ if problem.status() == StatusCode::SERVICE_UNAVAILABLE => (
-            "This is not available now",
-            "Try again in a moment.",
-        ),
+        _ if problem.status() == StatusCode::SERVICE_UNAVAILABLE => {
+            ("This is not available now", "Try again in a moment.")
+        }
         _ => return None,
     };
     Some((title, text.to_owned()))

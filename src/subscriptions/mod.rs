@@ -49,8 +49,8 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 pub use acts::{Outcome, change_beside_payer, change_detached};
-pub use background::{CHECK_EVERY, SETTLE_EVERY};
 pub use awaited::{ActionRequired, NextAction};
+pub use background::{CHECK_EVERY, SETTLE_EVERY};
 pub use cancellation::Said;
 pub use cards::CardFailure;
 pub use change::record::audit_actions;

@@ -159,8 +159,7 @@ mod tests {
     fn in_frames_it_is_kept_for_the_site_around_it() {
         let framed = |secure| SessionCookie::new(secure).framed(true);
         let set = framed(true).set("portal", "x");
-        let expected =
-            "__Host-portal=x; Path=/; HttpOnly; SameSite=None; Secure; Partitioned";
+        let expected = "__Host-portal=x; Path=/; HttpOnly; SameSite=None; Secure; Partitioned";
         assert_eq!(set, expected);
         let plain = framed(false).set("portal", "x");
         assert_eq!(plain, "portal=x; Path=/; HttpOnly; SameSite=Lax");

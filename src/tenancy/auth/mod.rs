@@ -36,7 +36,7 @@ pub use routes::{Login, routes};
 pub use service_keys::{
     NewServiceKey, ServiceKey, create_service_key, list_service_keys, revoke_service_key,
 };
-pub use token::{Credential, parse as parse_credential};
+pub use token::{Credential, parse as parse_credential, parse_portal as parse_portal_cookie};
 pub use users::{
     Created, NewUser, User, UserError, Which, add_member, create_user, disable_user, enable_user,
     homeless_users, is_address, list_users, set_password, user,

@@ -48,7 +48,10 @@ struct NewPortalSession {
     #[schema(min_length = 1, max_length = 255, example = "acme")]
     organization: String,
     /// What the visitor may do: `owner` and `billing_manager` act, `member` looks.
-    #[schema(example = "billing_manager", pattern = "^(owner|billing_manager|member)$")]
+    #[schema(
+        example = "billing_manager",
+        pattern = "^(owner|billing_manager|member)$"
+    )]
     role: String,
     /// How long the session lasts, from now on.
     #[serde(default, deserialize_with = "number::maybe_whole")]
@@ -101,8 +104,14 @@ async fn create(
     State(state): State<PortalSessions>,
     product: Product,
     extract::Json(new): extract::Json<NewPortalSession>,
-) -> Result<(StatusCode, [(header::HeaderName, &'static str); 1], Json<CreatedPortalSession>), Problem>
-{
+) -> Result<
+    (
+        StatusCode,
+        [(header::HeaderName, &'static str); 1],
+        Json<CreatedPortalSession>,
+    ),
+    Problem,
+> {
     let role = portal_sessions::role_of(&new.role)?;
     let ttl = ttl(new.ttl_seconds)?;
     let return_url = match (&new.return_url, state.addresses.default_address()) {
@@ -110,7 +119,10 @@ async fn create(
         (named, _) => Some(state.addresses.choose("returnUrl", named.as_deref())?),
     };
     if !names::is_external_id(&new.organization) {
-        return Err(names::invalid(&format!("organization: {}", names::EXPECTED)));
+        return Err(names::invalid(&format!(
+            "organization: {}",
+            names::EXPECTED
+        )));
     }
     let name: Arc<str> = new.organization.as_str().into();
     let found = state.names.find([name.clone()].into()).await?;

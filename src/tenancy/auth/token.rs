@@ -33,10 +33,9 @@ pub enum Credential {
 impl Credential {
     pub fn hash(&self) -> Hash {
         match self {
-            Self::Session(hash)
-            | Self::Key(hash)
-            | Self::ServiceKey(hash)
-            | Self::Portal(hash) => *hash,
+            Self::Session(hash) | Self::Key(hash) | Self::ServiceKey(hash) | Self::Portal(hash) => {
+                *hash
+            }
         }
     }
 }
