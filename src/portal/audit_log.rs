@@ -54,10 +54,7 @@ pub async fn list(
 }
 
 async fn listed(portal: &Portal, signed: &Signed, asked: Asked) -> Result<Response, Problem> {
-    let query = AuditQuery {
-        cursor: asked.cursor,
-        ..AuditQuery::default()
-    };
+    let query = AuditQuery::after(asked.cursor);
     let page = audit_log::page(&portal.shared, &signed.principal, &query).await?;
     let state = portal.state(signed).await?;
     let own = signed.principal.actor;

@@ -38,7 +38,7 @@ pub fn routes() -> Routes<Shared> {
 #[into_params(parameter_in = Query)]
 pub struct AuditQuery {
     /// For example `plan_changed`.
-    pub action: Option<String>,
+    action: Option<String>,
     /// `user`, `system`, `webhook`, `api_key`, or the id of a user or key.
     actor: Option<String>,
     /// For example `subscription`.
@@ -53,7 +53,7 @@ pub struct AuditQuery {
     #[param(inline)]
     limit: Limit,
     /// `nextCursor` of the previous page.
-    pub cursor: Option<String>,
+    cursor: Option<String>,
 }
 
 impl ListQuery for AuditQuery {
@@ -80,6 +80,14 @@ impl Listed for Entry {
 }
 
 impl AuditQuery {
+    /// All of the log, from where a page of it ended.
+    pub fn after(cursor: Option<String>) -> Self {
+        Self {
+            cursor,
+            ..Self::default()
+        }
+    }
+
     fn filter(&self, organization_id: Uuid) -> Filter {
         let actor = self.actor.as_ref().map(|actor| match actor.parse() {
             Ok(id) => ActorFilter::Id(id),
