@@ -120,13 +120,19 @@ async fn a_subscription_is_canceled_kept_and_a_change_called_off() {
     let mut browser = Browser::of(&world.service, world.organization, "owner").await;
     let page = browser.get("/portal/cancel").await;
     page.says("stays yours until");
-    let form = [("reason", "Too many <tokens>"), ("feedback", "too_expensive")];
+    let form = [
+        ("reason", "Too many <tokens>"),
+        ("feedback", "too_expensive"),
+    ];
     browser
         .post("/portal/cancel", &form)
         .await
         .leads_to("/portal?done=canceled");
     world.settle().await;
-    browser.get("/portal").await.says("Your subscription ends on");
+    browser
+        .get("/portal")
+        .await
+        .says("Your subscription ends on");
     browser.get("/portal/cancel").await.is(409);
     browser.get("/portal/keep").await.says("Would end on");
     browser
@@ -150,7 +156,10 @@ async fn a_subscription_is_canceled_kept_and_a_change_called_off() {
         .await
         .leads_to("/portal?done=scheduled");
     world.settle().await;
-    browser.get("/portal").await.says("Your subscription ends on");
+    browser
+        .get("/portal")
+        .await
+        .says("Your subscription ends on");
     browser.get("/portal/call-off").await.is(404);
 }
 
@@ -265,7 +274,11 @@ async fn a_failed_invoice_is_on_the_first_page_with_where_it_is_paid() {
     browser.get(&one).await.says("Subtotal");
     let pdf = browser.get(&format!("{one}/pdf")).await;
     assert_eq!(pdf.status, 302);
-    assert!(pdf.location.starts_with(&world.stripe.sandbox.url()), "{}", pdf.location);
+    assert!(
+        pdf.location.starts_with(&world.stripe.sandbox.url()),
+        "{}",
+        pdf.location
+    );
 }
 
 #[tokio::test]
@@ -273,7 +286,10 @@ async fn usage_grace_and_what_is_over_are_shown() {
     let service = TestService::start().await;
     let organization = service.organization("Northwind").await;
     let key = service
-        .api_key(organization, &valuecanvas_billing::tenancy::auth::Permission::ALL)
+        .api_key(
+            organization,
+            &valuecanvas_billing::tenancy::auth::Permission::ALL,
+        )
         .await;
     for (metric, quantity) in [("api_calls", 999), ("api_calls", 201), ("storage_gb", 1)] {
         let check = json!({"metric": metric, "quantity": quantity, "consume": true,
@@ -289,7 +305,10 @@ async fn usage_grace_and_what_is_over_are_shown() {
     page.says("120% used");
     page.says("left over the limit");
     page.says("<strong>1 GB</strong> of 1 GB");
-    let until = service.db.value("SELECT expires_at FROM grace_periods").await;
+    let until = service
+        .db
+        .value("SELECT expires_at FROM grace_periods")
+        .await;
     let until: Timestamp = until.replace(' ', "T").parse().unwrap();
     page.says(&until.strftime("%-d %b %Y, %H:%M UTC").to_string());
 }

@@ -71,8 +71,17 @@ async fn a_member_sees_everything_and_changes_nothing() {
     assert_eq!(world.audit().await, before);
     assert_eq!(world.plan().await.0, "standard");
     // Addresses are for those who may see them.
-    member.get("/portal/activity").await.says("Portal session opened");
-    assert!(!member.get("/portal/activity").await.text.contains("127.0.0.1"));
+    member
+        .get("/portal/activity")
+        .await
+        .says("Portal session opened");
+    assert!(
+        !member
+            .get("/portal/activity")
+            .await
+            .text
+            .contains("127.0.0.1")
+    );
     owner.get("/portal/activity").await.says("127.0.0.1");
 }
 
@@ -90,7 +99,9 @@ async fn nothing_of_another_organization_is_shown_or_touched() {
     let card = of("stripe_payment_method_id", "billing_payment_methods");
     let card = world.service.db.value(&card).await;
     let mut own = Browser::of(&world.service, victim, "owner").await;
-    own.get(&format!("/portal/invoices/{invoice}")).await.is(200);
+    own.get(&format!("/portal/invoices/{invoice}"))
+        .await
+        .is(200);
     own.get(&format!("/portal/payment-methods/remove?id={card}"))
         .await
         .is(200);
@@ -108,7 +119,10 @@ async fn nothing_of_another_organization_is_shown_or_touched() {
     ] {
         let page = other.get(&path).await;
         page.is(404);
-        assert!(!page.text.contains(&invoice) && !page.text.contains(&card), "{path}");
+        assert!(
+            !page.text.contains(&invoice) && !page.text.contains(&card),
+            "{path}"
+        );
     }
     for path in PAGES {
         let page = other.get(path).await;
@@ -117,7 +131,10 @@ async fn nothing_of_another_organization_is_shown_or_touched() {
             assert!(!page.text.contains(secret), "{path}: {secret}");
         }
     }
-    for path in ["/portal/payment-methods/default", "/portal/payment-methods/remove"] {
+    for path in [
+        "/portal/payment-methods/default",
+        "/portal/payment-methods/remove",
+    ] {
         other.post(path, &[("id", &card)]).await.is(404);
     }
     // What a browser sends chooses no organization, whatever its name.
@@ -140,7 +157,11 @@ async fn a_form_that_is_sent_again_does_nothing_again() {
     let mut browser = Browser::of(&world.service, world.organization, "owner").await;
     let page = browser.get("/portal/cancel").await;
     let (act, token) = (page.act("/portal/cancel"), page.form_token());
-    let form = [("csrf", &*token), ("reason", "We close"), ("feedback", "unused")];
+    let form = [
+        ("csrf", &*token),
+        ("reason", "We close"),
+        ("feedback", "unused"),
+    ];
     for _ in 0..3 {
         let page = browser.send(Method::POST, &act, &form).await;
         page.leads_to("/portal?done=canceled");
@@ -165,7 +186,8 @@ async fn an_archived_organization_looks_and_changes_nothing() {
     let service = TestService::intake_only().await;
     let organization = service.organization("Northwind").await;
     let mut browser = Browser::of(&service, organization, "owner").await;
-    let archive = format!("UPDATE organizations SET archived_at = now() WHERE id = '{organization}'");
+    let archive =
+        format!("UPDATE organizations SET archived_at = now() WHERE id = '{organization}'");
     service.db.execute(&archive).await;
     for path in PAGES {
         browser.get(path).await.is(200);
@@ -183,7 +205,10 @@ async fn what_is_malformed_is_a_page_that_says_what_to_do() {
     let organization = service.organization("Northwind").await;
     let mut browser = Browser::of(&service, organization, "owner").await;
     for (form, says) in [
-        (vec![("plan", "none")], "This plan cannot be bought like that"),
+        (
+            vec![("plan", "none")],
+            "This plan cannot be bought like that",
+        ),
         (vec![], "This plan cannot be bought like that"),
         (
             vec![("plan", "standard"), ("quantity", "-1")],
@@ -196,7 +221,11 @@ async fn what_is_malformed_is_a_page_that_says_what_to_do() {
         (vec![("plan", "free")], "You have this plan already"),
     ] {
         let page = browser.post("/portal/plans/preview", &form).await;
-        assert!((400..500).contains(&page.status), "{form:?} {}", page.status);
+        assert!(
+            (400..500).contains(&page.status),
+            "{form:?} {}",
+            page.status
+        );
         page.says(says);
         page.says("Choose Standard");
     }

@@ -122,7 +122,10 @@ impl<'a> Browser<'a> {
     async fn of(service: &'a TestService, organization: Uuid, role: &str) -> Self {
         let url = link(service, &organization.to_string(), role).await;
         let mut browser = Self::new(service);
-        browser.get(path_of(service, &url)).await.leads_to("/portal");
+        browser
+            .get(path_of(service, &url))
+            .await
+            .leads_to("/portal");
         browser
     }
 

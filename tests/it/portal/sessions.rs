@@ -80,7 +80,10 @@ async fn what_only_looks_ahead_uses_nothing() {
         assert!(response.headers().get("set-cookie").is_none());
     }
     let mut browser = Browser::new(&service);
-    browser.get(path_of(&service, &url)).await.leads_to("/portal");
+    browser
+        .get(path_of(&service, &url))
+        .await
+        .leads_to("/portal");
 }
 
 #[tokio::test]
@@ -137,7 +140,10 @@ async fn a_browser_never_goes_on_with_a_session_that_somebody_gave_it() {
     let mut browser = Browser::new(&service);
     browser.cookies = planted.cookies.clone();
     let url = link(&service, &victim.to_string(), "owner").await;
-    browser.get(path_of(&service, &url)).await.leads_to("/portal");
+    browser
+        .get(path_of(&service, &url))
+        .await
+        .leads_to("/portal");
     assert_ne!(browser.cookies["portal"], planted.cookies["portal"]);
     browser.get("/portal").await.says("Victim");
     let mut planted = planted;
@@ -165,7 +171,9 @@ async fn cookie_and_bearer_never_stand_for_each_other() {
     let refused = request.header("cookie", &cookie).send().await.unwrap();
     assert_eq!(refused.status(), 401);
     // The console is not theirs, nor are these pages an operator's.
-    let request = service.get("/console").header("cookie", format!("console={session}"));
+    let request = service
+        .get("/console")
+        .header("cookie", format!("console={session}"));
     let refused = request.send().await.unwrap();
     assert_eq!(refused.status(), 303);
     let operator = service.token(Uuid::nil(), Role::Operator).await;
@@ -204,10 +212,18 @@ async fn a_session_is_asked_for_as_the_contract_says() {
         (json!({"role": "Owner"}), 422, "role_invalid"),
         (json!({"ttlSeconds": 0}), 422, "ttl_out_of_range"),
         (json!({"ttlSeconds": 86_401}), 422, "ttl_out_of_range"),
-        (json!({"organization": "nobody"}), 404, "organization_not_found"),
+        (
+            json!({"organization": "nobody"}),
+            404,
+            "organization_not_found",
+        ),
         (json!({"organization": " "}), 400, "organization_invalid"),
         (json!({"organisation": "x"}), 400, "unknown_field"),
-        (json!({"returnUrl": "https://evil.example"}), 422, "return_url_not_allowed"),
+        (
+            json!({"returnUrl": "https://evil.example"}),
+            422,
+            "return_url_not_allowed",
+        ),
     ] {
         let (found, problem) = asked(&service, &of(body.clone())).await;
         let found = (found, problem["code"].as_str().unwrap());
@@ -222,10 +238,14 @@ async fn a_session_is_asked_for_as_the_contract_says() {
         assert_eq!(asked_with(&service, &key, &body).await.0, 403);
     }
     // An archived organization is told so.
-    let archive = format!("UPDATE organizations SET archived_at = now() WHERE id = '{organization}'");
+    let archive =
+        format!("UPDATE organizations SET archived_at = now() WHERE id = '{organization}'");
     service.db.execute(&archive).await;
     let (status, problem) = asked(&service, &body).await;
-    assert_eq!((status, &problem["code"]), (409, &json!("organization_archived")));
+    assert_eq!(
+        (status, &problem["code"]),
+        (409, &json!("organization_archived"))
+    );
     assert_eq!(service.db.count("portal_sessions").await, 1);
 }
 
@@ -292,7 +312,9 @@ async fn an_organizations_own_users_sign_in_and_operators_do_not() {
     let mut browser = Browser::new(&service);
     let asked = browser.get("/portal/invoices").await;
     asked.leads_to("/portal/sign-in?next=%2Fportal%2Finvoices");
-    let wrong = browser.sign_in("owner@example.com", "a wrong password").await;
+    let wrong = browser
+        .sign_in("owner@example.com", "a wrong password")
+        .await;
     wrong.is(401);
     wrong.says("Wrong e-mail address or password");
     let operator = browser.sign_in("operator@example.com", PASSWORD).await;
@@ -305,7 +327,11 @@ async fn an_organizations_own_users_sign_in_and_operators_do_not() {
         .leads_to("/portal");
     browser.get("/portal").await.says("Northwind");
     // Without the form of this browser, nobody is signed in.
-    let form = [("csrf", "x"), ("email", "owner@example.com"), ("password", PASSWORD)];
+    let form = [
+        ("csrf", "x"),
+        ("email", "owner@example.com"),
+        ("password", PASSWORD),
+    ];
     let mut other = Browser::new(&service);
     other.get("/portal/sign-in").await.is(200);
     let page = other.send(Method::POST, "/portal/sign-in", &form).await;
@@ -337,7 +363,10 @@ async fn pages_can_be_framed_where_the_operator_says_and_nowhere_else() {
     let service = TestService::intake_only().await;
     let organization = service.organization("Northwind").await;
     let mut browser = Browser::of(&service, organization, "owner").await;
-    for path in PAGES.into_iter().chain(["/portal/sign-in", "/portal/nothing"]) {
+    for path in PAGES
+        .into_iter()
+        .chain(["/portal/sign-in", "/portal/nothing"])
+    {
         let page = browser.get(path).await;
         if page.status == 303 {
             continue;
@@ -350,7 +379,10 @@ async fn pages_can_be_framed_where_the_operator_says_and_nowhere_else() {
     let url = link(&service, &organization.to_string(), "owner").await;
     let page = browser.get(path_of(&service, &url)).await;
     let cookie = page.cookies[0].as_str();
-    assert!(cookie.ends_with("; Path=/; HttpOnly; SameSite=Lax"), "{cookie}");
+    assert!(
+        cookie.ends_with("; Path=/; HttpOnly; SameSite=Lax"),
+        "{cookie}"
+    );
 
     let mut surface = SurfaceConfig {
         portal: PortalConfig {
@@ -381,7 +413,10 @@ async fn pages_can_be_framed_where_the_operator_says_and_nowhere_else() {
     let page = browser.get("/portal").await;
     page.is(200);
     page.says("Acme");
-    assert!(page.policy.ends_with("frame-ancestors https://app.example.com"));
+    assert!(
+        page.policy
+            .ends_with("frame-ancestors https://app.example.com")
+    );
     assert_eq!(page.framing, "", "it would forbid what the policy allows");
     // The console stays as it is.
     assert_eq!(browser.get("/console/sign-in").await.framing, "DENY");

@@ -43,12 +43,21 @@ async fn nothing_that_is_stored_is_ever_markup_or_a_link_to_a_script() {
         ))
         .await;
     let mut browser = Browser::of(&service, organization, "owner").await;
-    let further = ["/portal/invoices/in_1", "/portal/payment-methods/remove?id=pm_1"];
+    let further = [
+        "/portal/invoices/in_1",
+        "/portal/payment-methods/remove?id=pm_1",
+    ];
     let mut shown = 0;
     for path in PAGES.into_iter().chain(further) {
         let page = browser.get(path).await;
         page.is(200);
-        for markup in ["<script", "<img", "onerror=alert(1)>", "href=\"javascript", "<b>4"] {
+        for markup in [
+            "<script",
+            "<img",
+            "onerror=alert(1)>",
+            "href=\"javascript",
+            "<b>4",
+        ] {
             assert!(!page.text.contains(markup), "{path}: {}", page.text);
         }
         shown += usize::from(page.text.contains("alert(1)"));
