@@ -123,9 +123,20 @@ pub async fn preview(
     State(portal): State<Arc<Portal>>,
     Managing(Posted { signed, fields }): Managing,
 ) -> Response {
-    let page = match Asked::of(&fields) {
-        Ok(asked) => quoted(&portal, &signed, &asked, None).await,
-        Err(problem) => Err(problem),
+    let asked = match Asked::of(&fields) {
+        Ok(asked) => asked,
+        Err(problem) => return beside_plans(&portal, &signed, &problem).await,
+    };
+    let page = match quoted(&portal, &signed, &asked, None).await {
+        // The price without the code, and what is wrong with it.
+        Err(problem) if asked.code.is_some() && problem.code() == "promotion_code_invalid" => {
+            let without = Asked {
+                code: None,
+                ..asked
+            };
+            quoted(&portal, &signed, &without, Some(&problem)).await
+        }
+        page => page,
     };
     match page {
         Ok(page) => page,

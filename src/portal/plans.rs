@@ -94,7 +94,9 @@ impl Offer {
         let offers: Vec<&Plan> = offers
             .filter(|one| one.price.currency.eq_ignore_ascii_case(currency))
             .collect();
-        let chosen = state.bought.interval.filter(|_| current);
+        // As it is paid today, where that is offered.
+        let offered = |interval: &_| offers.iter().any(|one| one.price.interval == *interval);
+        let chosen = state.bought.interval.filter(offered);
         let chosen = chosen.unwrap_or(plan.price.interval);
         let prices = offers.iter().map(|one| Price {
             interval: one.price.interval.as_str(),

@@ -137,7 +137,6 @@ async function pass(browser, name, options, asked, found) {
   await press(page.getByRole('button', { name: 'See the price with it' }));
   await page.getByRole('alert').waitFor();
   await look('refused-code');
-  await press(page.getByRole('button', { name: 'Choose Enterprise' }));
   await heading('Change to Enterprise');
   await press(page.getByRole('button', { name: /^Pay \$/ }));
   await page.getByRole('heading', { name: 'Your plan is changed' }).waitFor();
