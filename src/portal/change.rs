@@ -234,7 +234,8 @@ impl Quote {
             changes: changes(portal, &preview),
             code: preview.promotion_code.clone().unwrap_or_default(),
             card,
-            needs_card: billed && !state.has_payment_method,
+            // What is paid today is paid by something.
+            needs_card: billed && state.subscription.is_none() && !state.has_payment_method,
             clock: clock_step(expires.as_second() - now.as_second()),
             holds_until: clock(expires),
             hidden: asked.hidden(),

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::{Browser, Page};
-use crate::subscriptions::world::{DAY, START, World};
+use crate::subscriptions::world::{DAY, START, VISA, World, text};
 use crate::support::TestService;
 
 /// The fields of the form that confirms what a page shows.
@@ -24,6 +24,7 @@ async fn confirm(browser: &mut Browser<'_>, page: &Page) -> Page {
 #[tokio::test]
 async fn an_upgrade_charges_exactly_what_was_shown() {
     let (world, clock, customer) = World::on_clock(START).await;
+    world.stripe.use_card(&customer, VISA).await;
     world.create("standard").await.ok();
     world.stripe.advance(&clock, START + 10 * DAY).await;
     world.settle().await;
@@ -165,7 +166,11 @@ async fn a_subscription_is_canceled_kept_and_a_change_called_off() {
 
 #[tokio::test]
 async fn cards_are_chosen_and_removed_and_the_last_one_stays() {
-    let (world, _, customer) = World::on_clock(START).await;
+    let world = World::start().await;
+    let customer = world.stripe.post("/v1/customers", &[]).await;
+    let customer = text(&customer, "id");
+    world.adopt(&customer).await;
+    world.stripe.use_card(&customer, VISA).await;
     world.create("standard").await.ok();
     world.stripe.use_card(&customer, "pm_card_mastercard").await;
     world.settle().await;

@@ -4,7 +4,7 @@ use reqwest::Method;
 use uuid::Uuid;
 
 use super::{Browser, FORMS, PAGES};
-use crate::subscriptions::world::{START, World, text};
+use crate::subscriptions::world::{START, VISA, World, text};
 use crate::support::TestService;
 
 #[tokio::test]
@@ -87,7 +87,8 @@ async fn a_member_sees_everything_and_changes_nothing() {
 
 #[tokio::test]
 async fn nothing_of_another_organization_is_shown_or_touched() {
-    let (mut world, clock, _) = World::on_clock(START).await;
+    let (mut world, clock, customer) = World::on_clock(START).await;
+    world.stripe.use_card(&customer, VISA).await;
     world.create("standard").await.ok();
     world.settle().await;
     let victim = world.organization;
