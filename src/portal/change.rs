@@ -206,13 +206,16 @@ impl Quote {
         let to = plan_name(portal, &preview.new_plan);
         let from = plan_name(portal, &preview.current_plan);
         let due = preview.due_now_amount_minor;
-        let later = preview.when == Some(When::PeriodEnd);
+        let billed = portal.catalogue.plan(&preview.new_plan);
+        let billed = billed.is_some_and(crate::catalogue::Plan::is_billed);
+        // The free plan begins when the subscription ends.
+        let held = state.subscription.as_ref();
+        let ends = !billed && held.is_some_and(|one| !one.is_incomplete());
+        let later = ends || preview.when == Some(When::PeriodEnd);
         let title = match from == to {
             true => format!("Change {to}"),
             false => format!("Change to {to}"),
         };
-        let billed = portal.catalogue.plan(&preview.new_plan);
-        let billed = billed.is_some_and(crate::catalogue::Plan::is_billed);
         let act = match due {
             1.. => format!("Pay {} and change", money(due)),
             _ if later => format!("Change on {}", day(preview.effective_date)),

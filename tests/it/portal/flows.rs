@@ -50,7 +50,7 @@ async fn an_upgrade_charges_exactly_what_was_shown() {
     page.says("Enterprise");
     page.says("$499.00 per month");
     let entries = "SELECT string_agg(DISTINCT actor_type, ',') FROM billing_audit_log
-                    WHERE action = 'plan_changed' AND actor_id IN (SELECT id FROM service_api_keys)";
+                    WHERE action = 'subscription_changed' AND actor_id IN (SELECT id FROM service_api_keys)";
     assert_eq!(world.service.db.value(entries).await, "api_key");
 }
 
@@ -275,7 +275,7 @@ async fn a_failed_invoice_is_on_the_first_page_with_where_it_is_paid() {
     assert!(!page.text.contains("To be paid"), "{}", page.text);
     page.says("Paid");
     // Each has its lines, and its PDF at Stripe.
-    let one = page.after("<a href=\"");
+    let one = page.after("<span><a href=\"");
     browser.get(&one).await.says("Subtotal");
     let pdf = browser.get(&format!("{one}/pdf")).await;
     assert_eq!(pdf.status, 302);

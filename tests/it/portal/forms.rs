@@ -139,7 +139,8 @@ async fn nothing_of_another_organization_is_shown_or_touched() {
         other.post(path, &[("id", &card)]).await.is(404);
     }
     // What a browser sends chooses no organization, whatever its name.
-    let form = [("reason", "x"), ("organization", &*victim.to_string())];
+    let named = victim.to_string();
+    let form = [("reason", "x"), ("organization", &*named)];
     let page = other.post("/portal/cancel", &form).await;
     page.leads_to("/portal?done=canceled");
     let ends = format!(
@@ -168,8 +169,7 @@ async fn a_form_that_is_sent_again_does_nothing_again() {
         page.leads_to("/portal?done=canceled");
     }
     world.settle().await;
-    let canceled = "billing_audit_log WHERE action = 'subscription_cancel_scheduled'
-                      OR action LIKE 'subscription_cancel%'";
+    let canceled = "billing_audit_log WHERE action = 'subscription_cancel_scheduled'";
     assert_eq!(world.service.db.count(canceled).await, 1);
     let held = &world.stripe.subscriptions(&customer).await[0];
     assert_eq!(held["cancel_at_period_end"], true);
