@@ -14,7 +14,7 @@ use super::text::{money, rate};
 use super::visitor::Signed;
 use super::{Portal, change};
 use crate::catalogue::features::FeatureValue;
-use crate::catalogue::{MAX_SEATS, OverLimit, Plan, Quota};
+use crate::catalogue::{Interval, MAX_SEATS, OverLimit, Plan, Quota};
 use crate::server::problem::Problem;
 use crate::subscriptions::SubscriptionState;
 
@@ -95,7 +95,8 @@ impl Offer {
             .filter(|one| one.price.currency.eq_ignore_ascii_case(currency))
             .collect();
         // As it is paid today, where that is offered.
-        let offered = |interval: &_| offers.iter().any(|one| one.price.interval == *interval);
+        let offered =
+            |interval: &Interval| offers.iter().any(|one| one.price.interval == *interval);
         let chosen = state.bought.interval.filter(offered);
         let chosen = chosen.unwrap_or(plan.price.interval);
         let prices = offers.iter().map(|one| Price {
