@@ -20,6 +20,7 @@ use crate::metering::ledger::Rules;
 use crate::metering::quotas::routes::Reading;
 use crate::metering::{alerts, enforcement, grace, quotas, usage};
 use crate::payment_methods::PaymentMethods;
+use crate::portal::{self, Look, Portal};
 use crate::server::layers::checks::Checks;
 use crate::server::openapi::routes::Documents;
 use crate::server::return_address::ReturnAddresses;
@@ -28,7 +29,9 @@ use crate::server::{self, Shared, Site};
 use crate::state::{self, States};
 use crate::subscriptions::checkout::{self, routes::Checkouts};
 use crate::subscriptions::{self, Subscriptions};
+use crate::tenancy::auth::portal_routes::{self, PortalSessions};
 use crate::tenancy::auth::{self, Guard, Login, SessionCookie};
+use crate::tenancy::names::Names;
 use crate::tenancy::{audit_log, organizations};
 use crate::webhooks::endpoint::Endpoint;
 use crate::webhooks::operator::OperatorState;
@@ -52,8 +55,20 @@ pub struct Api {
     pub rules: Rules,
     pub agents: Agents,
     pub probes: Probes,
+    /// By which the product calls its organizations.
+    pub names: Names,
+    pub pages: CustomerPages,
     /// For endpoints that operators enter.
     pub outbound: Arc<OutboundConfig>,
+}
+
+/// What the customer pages need besides.
+pub struct CustomerPages {
+    /// Of their sessions.
+    pub cookie: SessionCookie,
+    pub look: Arc<Look>,
+    /// Where this service is reached from outside.
+    pub public_url: Arc<str>,
 }
 
 /// The routes of every feature: a new one is listed by its feature, and a new
@@ -124,6 +139,13 @@ fn features() -> Unbound<Api> {
             }),
         )
         .merge(console::routes().of(|api: &Api| Arc::new(api.console())))
+        .merge(portal_routes::routes().of(|api: &Api| PortalSessions {
+            shared: api.shared.clone(),
+            names: api.names.clone(),
+            addresses: api.addresses.clone(),
+            public_url: api.pages.public_url.clone(),
+        }))
+        .merge(portal::routes().of(|api: &Api| Arc::new(api.portal())))
 }
 
 /// `GET /metrics`, which may have a listener of its own.
@@ -154,6 +176,26 @@ impl Api {
             }),
             verdicts: Verdicts::default(),
             verifying: Semaphore::new(1),
+        }
+    }
+
+    fn portal(&self) -> Portal {
+        Portal {
+            shared: self.shared.clone(),
+            login: self.logins.clone(),
+            cookie: self.pages.cookie,
+            subscriptions: self.subscriptions.clone(),
+            catalogue: self.catalogue.clone(),
+            metering: self.rules.clone(),
+            methods: PaymentMethods::new(
+                self.shared.clone(),
+                self.subscriptions.clone(),
+                self.addresses.clone(),
+            ),
+            addresses: self.addresses.clone(),
+            public_url: self.pages.public_url.clone(),
+            look: self.pages.look.clone(),
+            failed: portal::Failed::default(),
         }
     }
 

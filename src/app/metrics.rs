@@ -9,6 +9,7 @@ use crate::features;
 use crate::maintenance::retention;
 use crate::metering::{charges, grace, ledger, quotas, reports};
 use crate::outbox;
+use crate::portal;
 use crate::projection;
 use crate::server::budget::{Class, Doing, Shortage};
 use crate::subscriptions::{self, DriftKind, Findings};
@@ -30,7 +31,8 @@ pub fn of_service(catalogue: &Catalogue, missing: u32) -> PrometheusHandle {
             .chain(features::audit_actions())
             .chain(explain::audit_actions())
             .chain(outbox::audit_actions())
-            .chain(console::audit_actions()),
+            .chain(console::audit_actions())
+            .chain(portal::audit_actions()),
     );
     metrics::of_service(
         catalogue.metrics().keys().map(String::as_str),

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::api::{self, Api};
+use super::api::{self, Api, CustomerPages};
 use super::background::{Background, PartEnded};
 use super::connections::{self, Pools};
 use super::database::Database;
@@ -29,6 +29,7 @@ use crate::metering::enforcement::{Agents, Calls, RENEW_EVERY};
 use crate::metering::ledger::{self, Ledger, Rules};
 use crate::metering::usage;
 use crate::metering::usage::routes::Usage;
+use crate::portal::Look;
 use crate::server::budget::Budget;
 use crate::server::budget::organizations::Shares;
 use crate::server::layers::checks::Checks;
@@ -83,6 +84,7 @@ pub async fn start(
         catalogue: catalogue.clone(),
         pools: Pools::new(&database.service, workers),
         stop: CancellationToken::new(),
+        address,
         issuer: issuer(serve)?,
     };
     let in_stripe = stripe.api.is_some();
@@ -160,6 +162,8 @@ struct Starting<'a> {
     pools: Pools,
     recorder: PrometheusHandle,
     stop: CancellationToken,
+    /// Of the API's listener.
+    address: SocketAddr,
     /// Of the product's own tokens.
     issuer: Option<Issuer>,
 }
@@ -330,13 +334,14 @@ impl Starting<'_> {
         let (pools, catalogue, serve) = (&self.pools, &self.catalogue, self.serve);
         let public = serve.surface.addresses.public.as_ref();
         let cookie = SessionCookie::new(public.is_some_and(|url| url.scheme() == "https"));
+        let pages = self.customer_pages(cookie);
         let checks = Checks {
             guard: Guard::new(
                 pools.credentials.clone(),
                 self.issuer.clone(),
                 serve.trusted_proxies,
                 serve.usage.trust_headers,
-                cookie,
+                (cookie, pages.cookie),
             ),
             limits: Limits::new(serve.surface.rates),
             shares: Shares::default(),
@@ -361,9 +366,27 @@ impl Starting<'_> {
             rules: metering.rules,
             agents: metering.agents,
             probes: probes.clone(),
+            names: Names::new(pools.credentials.clone()),
+            pages,
             outbound: Arc::new(serve.outbound.clone()),
         };
         Ok(api.site(checks, serve.metrics_addr.is_none()))
+    }
+
+    fn customer_pages(&self, cookie: SessionCookie) -> CustomerPages {
+        let surface = &self.serve.surface;
+        let public_url = surface.addresses.public_url(self.address);
+        if !surface.portal.frame_ancestors.is_empty() && !public_url.starts_with("https://") {
+            tracing::warn!(
+                "FRAME_ANCESTORS lets other sites frame the customer pages, but browsers keep \
+                 sessions in frames by https alone: set PUBLIC_URL to an address of https"
+            );
+        }
+        CustomerPages {
+            cookie: cookie.framed(!surface.portal.frame_ancestors.is_empty()),
+            look: Arc::new(Look::of(&surface.portal)),
+            public_url: public_url.into(),
+        }
     }
 
     /// The processing thread, unless this replica leaves events to others.

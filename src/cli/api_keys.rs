@@ -22,7 +22,7 @@ pub enum ApiKeys {
         #[command(flatten)]
         owner: Owner,
         /// billing.read, billing.manage, billing.audit, usage.write or agents.execute; of a
-        /// service key also organizations.manage. May be repeated.
+        /// service key also organizations.manage and portal.create. May be repeated.
         #[arg(long = "scope", value_name = "SCOPE", required = true, value_parser = scope)]
         scopes: Vec<Permission>,
         /// A name to recognize the key by.

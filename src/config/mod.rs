@@ -5,8 +5,10 @@
 //! this room uses no other.
 
 mod addresses;
+mod colour;
 mod issuer;
 mod outbound;
+mod portal;
 mod retention;
 mod secrets;
 mod shown;
@@ -27,6 +29,7 @@ pub use issuer::{IssuerArgs, IssuerConfig};
 pub use outbound::{
     AllowedAddressArgs, AllowedAddresses, Application, ApplicationArgs, Network, OutboundConfig,
 };
+pub use portal::{PortalArgs, PortalConfig, Theme};
 pub use retention::{RetentionArgs, RetentionConfig};
 pub use secrets::{SecretKey, SigningSecret, WebhookSecret};
 pub use shown::passwords_in;
@@ -81,6 +84,9 @@ const VARIABLES: &[&str] = &[
     "APPLICATION_URL",
     "ALLOWED_RETURN_ORIGINS",
     "PUBLIC_URL",
+    "PORTAL_NAME",
+    "PORTAL_THEME",
+    "FRAME_ANCESTORS",
     "STRIPE_API_BASE",
     "TRUSTED_PROXIES",
     "DATABASE_URL",

@@ -4,7 +4,10 @@
 use axum::http::HeaderValue;
 use clap::Args;
 
-use super::{AddressArgs, AddressConfig, ConfigError, IssuerArgs, IssuerConfig, given, number, or};
+use super::{
+    AddressArgs, AddressConfig, ConfigError, IssuerArgs, IssuerConfig, PortalArgs, PortalConfig,
+    given, number, or,
+};
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Service")]
@@ -25,6 +28,8 @@ pub struct SurfaceArgs {
     issuer: IssuerArgs,
     #[command(flatten)]
     addresses: AddressArgs,
+    #[command(flatten)]
+    portal: PortalArgs,
 }
 
 /// Requests, or usage events, per minute and credential; 0: no limit.
@@ -50,6 +55,7 @@ pub struct SurfaceConfig {
     /// None: only our own tokens and keys are accepted.
     pub issuer: Option<IssuerConfig>,
     pub addresses: AddressConfig,
+    pub portal: PortalConfig,
 }
 
 impl SurfaceArgs {
@@ -64,6 +70,7 @@ impl SurfaceArgs {
             cors_origins: origins(given(self.cors_allowed_origins.as_deref()))?,
             issuer: self.issuer.check()?,
             addresses: self.addresses.check()?,
+            portal: self.portal.check()?,
         })
     }
 }

@@ -8,10 +8,11 @@ use reqwest::Url;
 use super::ConfigError;
 
 /// Lists, whose parts are checked one by one.
-const LISTS: [&str; 4] = [
+const LISTS: [&str; 5] = [
     "STRIPE_WEBHOOK_SECRET",
     "CORS_ALLOWED_ORIGINS",
     "ALLOWED_RETURN_ORIGINS",
+    "FRAME_ANCESTORS",
     "EVENTS_ALLOWED_NETWORKS",
 ];
 

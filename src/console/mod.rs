@@ -8,11 +8,9 @@ mod explained;
 mod home;
 mod organization;
 mod organizations;
-mod query;
 mod screen;
 mod session;
 mod sign_in;
-mod time;
 mod webhooks;
 
 use std::future::Future;
@@ -26,6 +24,7 @@ use tokio::sync::Semaphore;
 
 use crate::catalogue::Catalogue;
 use crate::explain::routes::Explaining;
+use crate::pages::{query, time};
 use crate::server::Shared;
 use crate::server::problem::Problem;
 use crate::server::routes::{Access, Routes, Rules, public};

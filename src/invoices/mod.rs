@@ -8,8 +8,13 @@ mod store;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 pub use lines::fetch_missing;
+
+use crate::server::Shared;
+use crate::server::pagination::page::{Page, Paging};
+use crate::server::problem::Problem;
 
 /// An invoice; amounts are in the currency's minor unit.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -97,4 +102,40 @@ pub struct Details {
 pub struct Position {
     created_at: Option<Timestamp>,
     id: String,
+}
+
+/// How many invoices to pay are shown beside other things.
+const UNPAID: i64 = 10;
+
+/// A page of an organization's invoices, newest first.
+pub async fn page(
+    shared: &Shared,
+    organization: Uuid,
+    paging: &Paging,
+) -> Result<Page<Invoice>, Problem> {
+    let page = shared.page(organization, "invoices", paging).await?;
+    let mut tx = shared.read(organization).await?;
+    let rows = store::list(&mut tx, page.after.as_ref(), page.rows()).await?;
+    Ok(page.of(rows))
+}
+
+/// The newest invoices of which something is still to be paid.
+pub async fn unpaid(shared: &Shared, organization: Uuid) -> Result<Vec<Invoice>, Problem> {
+    let mut tx = shared.read(organization).await?;
+    Ok(store::unpaid(&mut tx, UNPAID).await?)
+}
+
+/// An invoice with its lines.
+pub async fn details(shared: &Shared, organization: Uuid, id: &str) -> Result<Details, Problem> {
+    let mut tx = shared.read(organization).await?;
+    let found = store::one(&mut tx, id).await?;
+    found.ok_or_else(|| Problem::not_found("invoice not found"))
+}
+
+/// Stripe's address of an invoice's PDF.
+pub async fn pdf(shared: &Shared, organization: Uuid, id: &str) -> Result<String, Problem> {
+    let mut tx = shared.read(organization).await?;
+    let address = store::pdf(&mut tx, id).await?;
+    let address = address.filter(|address| address.starts_with("http"));
+    address.ok_or_else(|| Problem::not_found("invoice not found, or it has no PDF yet"))
 }

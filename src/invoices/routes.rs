@@ -5,7 +5,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use utoipa_axum::routes;
 
-use super::{Details, Invoice, Position, store};
+use super::{Details, Invoice, Position};
 use crate::server::Shared;
 use crate::server::extract::{Path, Query};
 use crate::server::pagination::page::{Listed, Page, Paging};
@@ -46,11 +46,8 @@ async fn list(
     caller: Principal,
     Query(paging): Query<Paging>,
 ) -> Result<axum::Json<Page<Invoice>>, Problem> {
-    let organization = caller.organization_id;
-    let page = shared.page(organization, "invoices", &paging).await?;
-    let mut tx = shared.read(organization).await?;
-    let rows = store::list(&mut tx, page.after.as_ref(), page.rows()).await?;
-    Ok(axum::Json(page.of(rows)))
+    let page = super::page(&shared, caller.organization_id, &paging);
+    Ok(axum::Json(page.await?))
 }
 
 /// An invoice with its lines
@@ -67,11 +64,8 @@ async fn one(
     caller: Principal,
     Path(id): Path<String>,
 ) -> Result<axum::Json<Details>, Problem> {
-    let mut tx = shared.read(caller.organization_id).await?;
-    let found = store::one(&mut tx, &id).await?;
-    found
-        .map(axum::Json)
-        .ok_or_else(|| Problem::not_found("invoice not found"))
+    let found = super::details(&shared, caller.organization_id, &id);
+    found.await.map(axum::Json)
 }
 
 /// An invoice's PDF
@@ -91,10 +85,6 @@ async fn pdf(
     caller: Principal,
     Path(id): Path<String>,
 ) -> Result<impl IntoResponse, Problem> {
-    let mut tx = shared.read(caller.organization_id).await?;
-    let address = store::pdf(&mut tx, &id).await?;
-    let address = address.filter(|address| address.starts_with("http"));
-    address
-        .map(|address| (StatusCode::FOUND, [(header::LOCATION, address)]))
-        .ok_or_else(|| Problem::not_found("invoice not found, or it has no PDF yet"))
+    let address = super::pdf(&shared, caller.organization_id, &id).await?;
+    Ok((StatusCode::FOUND, [(header::LOCATION, address)]))
 }

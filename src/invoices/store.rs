@@ -93,6 +93,26 @@ pub async fn list(
     Ok(rows.into_iter().map(Invoice::from).collect())
 }
 
+/// The newest open invoices of which something remains to be paid.
+pub async fn unpaid(tx: &mut RequestTx, limit: i64) -> Result<Vec<Invoice>, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let rows = sqlx::query_as!(
+        Row,
+        r#"SELECT stripe_invoice_id, number, status, billing_reason, currency, subtotal_amount,
+                  discount_amount, included_tax_amount, tax_amount, total_amount, amount_due, amount_paid, amount_remaining, period_start,
+                  period_end, due_date, paid_at, stripe_created_at, hosted_invoice_url,
+                  invoice_pdf IS NOT NULL AS "has_pdf!", has_more_items
+             FROM billing_invoices
+            WHERE organization_id = $1 AND status = 'open' AND amount_remaining > 0
+            ORDER BY stripe_created_at DESC LIMIT $2"#,
+        organization_id,
+        limit
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    Ok(rows.into_iter().map(Invoice::from).collect())
+}
+
 /// Reads an invoice of the organization with its lines.
 pub async fn one(tx: &mut RequestTx, id: &str) -> Result<Option<Details>, sqlx::Error> {
     let organization_id = tx.organization_id();

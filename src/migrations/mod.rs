@@ -97,6 +97,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260124020000", "audit_log_order"),
     ("20260125010000", "past_due_access"),
     ("20260125020000", "trial_cards"),
+    ("20260126000000", "portal_sessions"),
 ];
 
 /// A migration and its state in the database.

@@ -2,6 +2,7 @@
 //! remove one, and Stripe's customer portal. The acts themselves are
 //! `subscriptions::cards`, since a change of plan has the only card charged.
 
+mod acts;
 mod portal;
 pub mod routes;
 mod store;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::{PaymentMethod, PaymentMethods, Position, store};
+use super::{PaymentMethod, PaymentMethods, Position};
 use crate::server::detached;
 use crate::server::extract::{OptionalJson, Path, Query};
 use crate::server::pagination::page::{Listed, Page, Paging};
@@ -63,14 +63,8 @@ async fn list(
     caller: Principal,
     Query(paging): Query<Paging>,
 ) -> Result<Json<Page<PaymentMethod>>, Problem> {
-    let organization = caller.organization_id;
-    let shared = &methods.shared;
-    let page = shared
-        .page(organization, "payment-methods", &paging)
-        .await?;
-    let mut tx = shared.read(organization).await?;
-    let rows = store::list(&mut tx, page.after.as_ref(), page.rows()).await?;
-    Ok(Json(page.of(rows)))
+    let page = methods.page(caller.organization_id, &paging);
+    page.await.map(Json)
 }
 
 /// How a payment method is entered.
@@ -182,13 +176,8 @@ async fn make_default(
     Path(id): Path<String>,
 ) -> Result<Json<PaymentMethod>, Problem> {
     let organization = caller.organization_id;
-    let requester = Requester::of(caller, None);
-    let (subscriptions, wanted) = (methods.subscriptions.clone(), id.clone());
-    run(async move { subscriptions.make_default(&requester, &wanted).await }).await?;
-    let mut tx = methods.shared.read(organization).await?;
-    let shown = store::one(&mut tx, &id).await?;
-    let gone = || Problem::not_found(CardFailure::NotFound.to_string());
-    shown.map(Json).ok_or_else(gone)
+    methods.make_default(caller, &id).await?;
+    methods.one(organization, &id).await.map(Json)
 }
 
 /// Remove a payment method
@@ -207,8 +196,7 @@ async fn remove(
     caller: Principal,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    let requester = Requester::of(caller, None);
-    run(async move { methods.subscriptions.remove_card(&requester, &id).await }).await?;
+    methods.remove(caller, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -262,7 +250,9 @@ async fn open_portal(
 }
 
 /// Goes on with what was begun when its client goes away.
-async fn run<T, E>(work: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, Problem>
+pub(super) async fn run<T, E>(
+    work: impl Future<Output = Result<T, E>> + Send + 'static,
+) -> Result<T, Problem>
 where
     T: Send + 'static,
     E: Into<Problem> + Send + 'static,

@@ -11,6 +11,8 @@ pub enum Permission {
     AgentsExecute,
     /// To make, change and archive organizations: a service key's, and nobody else's.
     OrganizationsManage,
+    /// To open the customer pages for somebody: a service key's, and nobody else's.
+    PortalCreate,
 }
 
 impl Permission {
@@ -24,13 +26,14 @@ impl Permission {
     ];
 
     /// What a service key may have.
-    pub const OF_SERVICE: [Self; 6] = [
+    pub const OF_SERVICE: [Self; 7] = [
         Self::BillingRead,
         Self::BillingManage,
         Self::BillingAudit,
         Self::UsageWrite,
         Self::AgentsExecute,
         Self::OrganizationsManage,
+        Self::PortalCreate,
     ];
 
     /// The name that scopes and the API use.
@@ -42,6 +45,7 @@ impl Permission {
             Self::UsageWrite => "usage.write",
             Self::AgentsExecute => "agents.execute",
             Self::OrganizationsManage => "organizations.manage",
+            Self::PortalCreate => "portal.create",
         }
     }
 
@@ -73,6 +77,8 @@ pub enum Access {
     /// Browsers: the guard notes the operator whose session a cookie names, if any, and the
     /// page asks for one.
     Console,
+    /// The same of customers: the guard notes for whom a cookie's session acts.
+    Portal,
 }
 
 impl Access {
@@ -83,14 +89,22 @@ impl Access {
             | Self::EachTenant(permission)
             | Self::ApiKey(permission)
             | Self::Service(permission) => Some(permission),
-            Self::Public | Self::StripeSignature | Self::Token | Self::Operator | Self::Console => {
-                None
-            }
+            Self::Public
+            | Self::StripeSignature
+            | Self::Token
+            | Self::Operator
+            | Self::Console
+            | Self::Portal => None,
         }
     }
 
     /// Whether requests carry a bearer credential.
     pub fn needs_credential(self) -> bool {
-        !matches!(self, Self::Public | Self::StripeSignature | Self::Console)
+        !matches!(self, Self::Public | Self::StripeSignature) && !self.is_of_browsers()
+    }
+
+    /// Whether its requests are those of pages, by cookie and form.
+    pub fn is_of_browsers(self) -> bool {
+        matches!(self, Self::Console | Self::Portal)
     }
 }

@@ -1,5 +1,6 @@
 //! What a customer may say on canceling.
 
+use serde::de::IntoDeserializer as _;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -62,6 +63,18 @@ impl Feedback {
 }
 
 impl Said {
+    /// As a form says it: one of Stripe's words, or none.
+    pub fn of(reason: Option<&str>, feedback: Option<&str>) -> Self {
+        let word = |word: &str| Feedback::deserialize(word.into_deserializer());
+        Self {
+            reason: reason.map(str::to_owned),
+            feedback: feedback.and_then(|feedback| {
+                let word: Result<_, serde::de::value::Error> = word(feedback);
+                word.ok()
+            }),
+        }
+    }
+
     /// Refuses a reason that is too long or cannot be stored; an empty one is none.
     pub fn check(mut self) -> Result<Self, Problem> {
         let reason = self.reason.take();

@@ -9,6 +9,7 @@
 //!
 //! Nothing here writes a mirrored row: `projection` does.
 
+mod acts;
 mod asked_addons;
 mod awaited;
 mod background;
@@ -49,7 +50,10 @@ use std::sync::Arc;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
+pub use acts::{Outcome, change_beside_payer, change_detached};
+pub use awaited::{ActionRequired, NextAction};
 pub use background::{CHECK_EVERY, SETTLE_EVERY};
+pub use cancellation::Said;
 pub use cards::CardFailure;
 pub use change::record::audit_actions;
 pub use change::saga::Requester;

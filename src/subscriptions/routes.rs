@@ -9,6 +9,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
+use super::acts::{self, Outcome, change_detached};
 use super::asked_addons::{self, AskedAddon};
 use super::awaited::ActionRequired;
 use super::call_off::{__path_call_off, call_off};
@@ -17,11 +18,9 @@ use super::change::saga::Requester;
 use super::failure::Failure;
 use super::view::SubscriptionView;
 use super::{
-    ChangeRejection, Command, Preview, Selection, SubscriptionRow, SubscriptionState,
-    Subscriptions, Upcoming,
+    ChangeRejection, Command, Preview, Selection, SubscriptionRow, Subscriptions, Upcoming,
 };
 use crate::catalogue::{Interval, When};
-use crate::server::detached;
 use crate::server::extract::{Json, OptionalJson, Query};
 use crate::server::layers::idempotency::{Key, Passing};
 use crate::server::number;
@@ -238,7 +237,7 @@ async fn cancel(
     let organization_id = caller.organization_id;
     let subscription = subscriptions.state(organization_id).await?.subscription;
     let state = change_detached(
-        subscriptions.clone(),
+        &subscriptions,
         caller,
         key,
         move |subscriptions, caller| async move {
@@ -389,7 +388,7 @@ where
     F: Future<Output = Result<(), Failure>> + Send + 'static,
 {
     let organization_id = caller.organization_id;
-    let state = change_detached(subscriptions.clone(), caller, key, change).await?;
+    let state = change_detached(&subscriptions, caller, key, change).await?;
     let discounts = subscriptions
         .discounts_in_force(organization_id, &state)
         .await?;
@@ -410,10 +409,10 @@ where
     F: Future<Output = Result<(), Failure>> + Send + 'static,
 {
     let organization_id = caller.organization_id;
-    let mut state = change_detached(subscriptions.clone(), caller, key, change).await?;
-    if state.awaited().is_some() {
-        let required = subscriptions.action_required(organization_id, &state);
-        if let Some(required) = required.await? {
+    let outcome = acts::change_beside_payer(&subscriptions, caller, key, change);
+    let state = match outcome.await? {
+        Outcome::Done(state) => state,
+        Outcome::AwaitsPayer(required) => {
             let answer = (
                 StatusCode::ACCEPTED,
                 Extension(Passing),
@@ -421,36 +420,10 @@ where
             );
             return Ok(answer.into_response());
         }
-        state = subscriptions.state(organization_id).await?;
-    }
+    };
     let discounts = subscriptions
         .discounts_in_force(organization_id, &state)
         .await?;
-    let view = SubscriptionView::from(state).with_discounts(discounts);
+    let view = SubscriptionView::from(*state).with_discounts(discounts);
     Ok((done, axum::Json(view)).into_response())
-}
-
-/// Makes a change in its own task, so that a client that disconnects does not
-/// interrupt it.
-async fn change_detached<F>(
-    subscriptions: Subscriptions,
-    caller: Principal,
-    key: Option<Key>,
-    change: impl FnOnce(Subscriptions, Requester) -> F,
-) -> Result<SubscriptionState, Problem>
-where
-    F: Future<Output = Result<(), Failure>> + Send + 'static,
-{
-    let organization_id = caller.organization_id;
-    let requester = Requester::of(caller, key);
-    let task = detached::spawn(change(subscriptions.clone(), requester));
-    task.await.map_err(|error| {
-        tracing::error!(%error, "The task of a subscription change panicked");
-        Problem::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "something went wrong; it was logged",
-        )
-    })??;
-    Ok(subscriptions.state(organization_id).await?)
 }

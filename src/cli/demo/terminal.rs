@@ -52,6 +52,7 @@ impl Banner {
         format!(
             "\n  ValueCanvas Billing demo\n\n  \
              Console    http://{address}/console ({operator} / {operator_password})\n  \
+             Customers  http://{address}/portal (with the login below)\n  \
              API        http://{address}\n  \
              Docs       http://{address}/docs\n  \
              Webhooks   http://{address}/api/billing/webhooks/stripe\n  \

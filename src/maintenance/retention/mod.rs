@@ -43,6 +43,7 @@ pub enum What {
     UsageEvents,
     IdempotencyKeys,
     Sessions,
+    PortalSessions,
     LoginThrottles,
     Rejections,
     JobRuns,
@@ -66,7 +67,7 @@ pub struct Rule {
 }
 
 /// All that retention removes. Payloads come before the events whose they are.
-pub const RULES: [Rule; 13] = [
+pub const RULES: [Rule; 14] = [
     Rule {
         what: What::WebhookPayloads,
         name: "webhook_payloads",
@@ -126,6 +127,14 @@ pub const RULES: [Rule; 13] = [
         days: |kept| kept.session_days,
         batch: 1_000,
         indexes: &["user_sessions_expires_idx"],
+    },
+    Rule {
+        what: What::PortalSessions,
+        name: "portal_sessions",
+        setting: "RETENTION_SESSION_DAYS",
+        days: |kept| kept.session_days,
+        batch: 1_000,
+        indexes: &["portal_sessions_expires_idx"],
     },
     Rule {
         what: What::LoginThrottles,
@@ -401,6 +410,7 @@ async fn batch(
         What::UnclaimedEvents => store::unclaimed_events(conn, before, limit).await?,
         What::IdempotencyKeys => store::idempotency_keys(conn, before, limit).await?,
         What::Sessions => store::sessions(conn, before, limit).await?,
+        What::PortalSessions => store::portal_sessions(conn, before, limit).await?,
         What::LoginThrottles => store::login_throttles(conn, before, limit).await?,
         What::Rejections => store::rejections(conn, before, limit).await?,
         What::JobRuns => store::job_runs(conn, before, limit).await?,

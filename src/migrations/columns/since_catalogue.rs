@@ -260,4 +260,12 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
         "20260125020000_trial_cards",
         &[("trial_cards", "digest organization_id claimed_at")],
     ),
+    (
+        "20260126000000_portal_sessions",
+        &[(
+            "portal_sessions",
+            "organization_id id role service_key_id return_url code_hash code_expires_at \
+             token_hash opened_at expires_at ended_at created_at",
+        )],
+    ),
 ];

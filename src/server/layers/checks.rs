@@ -115,7 +115,7 @@ impl<G: Guard> Checks<G> {
         if let Err(problem) = parameters::check(route, request.uri()) {
             return problem.into_response();
         }
-        if route.access == Access::Console {
+        if route.access.is_of_browsers() {
             idempotency::take_key_of_form(&mut request);
         }
         idempotency::once(&self.keeper, route.idempotency, request, next).await

@@ -44,6 +44,10 @@ const DEFAULT_HEADERS: [(HeaderName, HeaderValue); 5] = [
     ),
 ];
 
+/// Marks an answer whose policy says who may frame it, which `X-Frame-Options` cannot.
+#[derive(Debug, Clone, Copy)]
+pub struct Framed;
+
 /// The connection that a request came by, in the extensions of each.
 #[derive(Clone)]
 pub struct Peer(pub Arc<Line>);
@@ -94,7 +98,11 @@ impl Service<Request<Incoming>> for Entry {
                 }
                 None => router.oneshot(request).await?,
             };
+            let framed = response.extensions().get::<Framed>().is_some();
             complete(response.headers_mut(), &id);
+            if framed {
+                response.headers_mut().remove(header::X_FRAME_OPTIONS);
+            }
             Ok(response.map(|body| Answer::new(body, line)))
         };
         Box::pin(name.during(answering).instrument(span))

@@ -12,5 +12,5 @@ pub mod rate_limit;
 mod request_id;
 mod time_limit;
 
-pub use entry::Peer;
+pub use entry::{Framed, Peer};
 pub use request_id::RequestId;

@@ -33,10 +33,10 @@ pub fn routes() -> Routes<Shared> {
     Routes::new().route(routes!(audit_log), rules)
 }
 
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
-struct AuditQuery {
+pub struct AuditQuery {
     /// For example `plan_changed`.
     action: Option<String>,
     /// `user`, `system`, `webhook`, `api_key`, or the id of a user or key.
@@ -80,6 +80,14 @@ impl Listed for Entry {
 }
 
 impl AuditQuery {
+    /// All of the log, from where a page of it ended.
+    pub fn after(cursor: Option<String>) -> Self {
+        Self {
+            cursor,
+            ..Self::default()
+        }
+    }
+
     fn filter(&self, organization_id: Uuid) -> Filter {
         let actor = self.actor.as_ref().map(|actor| match actor.parse() {
             Ok(id) => ActorFilter::Id(id),
@@ -116,17 +124,28 @@ async fn audit_log(
     Query(query): Query<AuditQuery>,
     wanted: Option<Extension<Wanted>>,
 ) -> Result<Response, Problem> {
+    if wanted.is_some_and(|Extension(wanted)| wanted.is(media::CSV)) {
+        let organization = caller.organization_id;
+        let filter = query.filter(organization);
+        return Ok(export(shared, organization, filter, Shows::to(&caller)));
+    }
+    let page = page(&shared, &caller, &query).await?;
+    Ok(Json(page).into_response())
+}
+
+/// A page of what the caller may see of their organization's log, newest first.
+pub async fn page(
+    shared: &Shared,
+    caller: &Principal,
+    query: &AuditQuery,
+) -> Result<Page<Entry>, Problem> {
     let organization = caller.organization_id;
     let mut filter = query.filter(organization);
-    let shows = Shows::to(&caller);
-    if wanted.is_some_and(|Extension(wanted)| wanted.is(media::CSV)) {
-        return Ok(export(shared, organization, filter, shows));
-    }
-    let mut page = shared.page(organization, "audit-log", &query).await?;
+    let mut page = shared.page(organization, "audit-log", query).await?;
     filter.before = page.after.take();
     let mut tx = shared.read(organization).await?;
-    let rows = shows.list(tx.conn(), &filter, page.rows()).await?;
-    Ok(Json(page.of(rows)).into_response())
+    let rows = Shows::to(caller).list(tx.conn(), &filter, page.rows());
+    Ok(page.of(rows.await?))
 }
 
 /// How much of each entry a caller may see.

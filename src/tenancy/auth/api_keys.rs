@@ -46,10 +46,10 @@ pub enum ApiKeyError {
     #[error("a key needs at least one scope of {}", scopes())]
     NoScope,
     #[error(
-        "the scope organizations.manage is for service keys; use --service in the place of \
-         --organization, or leave the scope out"
+        "the scope {0} is for service keys; use --service in the place of --organization, or \
+         leave the scope out"
     )]
-    ServiceScope,
+    ServiceScope(&'static str),
     #[error("the expiry must be in the future")]
     Expired,
     #[error("organization {0} not found; run `organizations list` to see them")]
@@ -97,8 +97,9 @@ pub async fn create_api_key(
 ) -> Result<(ApiKey, String), ApiKeyError> {
     let name = valid_name(&new.name)?;
     let names = scope_names(&new.scopes)?;
-    if new.scopes.contains(&Permission::OrganizationsManage) {
-        return Err(ApiKeyError::ServiceScope);
+    let of_service = |scope: &&Permission| !Permission::ALL.contains(scope);
+    if let Some(scope) = new.scopes.iter().find(of_service) {
+        return Err(ApiKeyError::ServiceScope(scope.as_str()));
     }
     if new.expires_at.is_some_and(|at| at <= now) {
         return Err(ApiKeyError::Expired);

@@ -7,16 +7,29 @@ use subtle::ConstantTimeEq as _;
 
 use super::token::{self, Credential};
 
-/// The cookie of the console's sessions. The API reads none.
+/// The cookie of the pages' sessions. The API reads none.
 #[derive(Debug, Clone, Copy)]
 pub struct SessionCookie {
     /// Whether browsers reach the service by https.
     secure: bool,
+    /// Whether it is kept in a frame of another site's page, for that site alone.
+    framed: bool,
 }
 
 impl SessionCookie {
     pub fn new(secure: bool) -> Self {
-        Self { secure }
+        Self {
+            secure,
+            framed: false,
+        }
+    }
+
+    /// The same for pages that others may frame. By http, browsers keep no such cookie.
+    pub fn framed(self, framed: bool) -> Self {
+        Self {
+            framed: framed && self.secure,
+            ..self
+        }
     }
 
     /// With the prefix, no other host of the domain can set it.
@@ -28,9 +41,13 @@ impl SessionCookie {
     /// The value of `Set-Cookie` for `value`; it ends with the browser's session, and ours
     /// before.
     pub fn set(self, name: &str, value: &str) -> String {
-        let secure = if self.secure { "; Secure" } else { "" };
+        let rest = match (self.framed, self.secure) {
+            (true, _) => "SameSite=None; Secure; Partitioned",
+            (false, true) => "SameSite=Lax; Secure",
+            (false, false) => "SameSite=Lax",
+        };
         let name = self.name(name);
-        format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{secure}")
+        format!("{name}={value}; Path=/; HttpOnly; {rest}")
     }
 
     /// The same that removes it.
@@ -60,6 +77,15 @@ impl SessionCookie {
     }
 }
 
+impl SessionCookie {
+    /// The session of the customer pages that a request has.
+    pub(super) fn portal_session(self, headers: &HeaderMap) -> Option<(String, Credential)> {
+        let token = self.read(BrowserSession::PORTAL_COOKIE, headers)?;
+        let credential = token::parse_portal(&token)?;
+        Some((token, credential))
+    }
+}
+
 /// The name of the cookie with the session.
 pub const SESSION: &str = "console";
 
@@ -71,6 +97,7 @@ pub struct BrowserSession {
 
 impl BrowserSession {
     pub const COOKIE: &str = SESSION;
+    pub const PORTAL_COOKIE: &str = "portal";
 
     pub fn new(token: String) -> Self {
         Self { token }
@@ -126,6 +153,16 @@ mod tests {
             set,
             "__Host-console=x; Path=/; HttpOnly; SameSite=Lax; Secure"
         );
+    }
+
+    #[test]
+    fn in_frames_it_is_kept_for_the_site_around_it() {
+        let framed = |secure| SessionCookie::new(secure).framed(true);
+        let set = framed(true).set("portal", "x");
+        let expected = "__Host-portal=x; Path=/; HttpOnly; SameSite=None; Secure; Partitioned";
+        assert_eq!(set, expected);
+        let plain = framed(false).set("portal", "x");
+        assert_eq!(plain, "portal=x; Path=/; HttpOnly; SameSite=Lax");
     }
 
     #[test]

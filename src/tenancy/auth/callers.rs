@@ -41,7 +41,7 @@ impl Tenant {
         extensions: &mut Extensions,
     ) -> Result<(), Problem> {
         match asked.access {
-            Access::Public | Access::StripeSignature | Access::Console => Ok(()),
+            Access::Public | Access::StripeSignature | Access::Console | Access::Portal => Ok(()),
             // An archived organization's user may still log out.
             Access::Token => {
                 self.principal.enter(extensions);
@@ -64,7 +64,7 @@ impl Tenant {
         extensions: &mut Extensions,
     ) -> Result<(), Problem> {
         match asked.access {
-            Access::Public | Access::StripeSignature | Access::Console => Ok(()),
+            Access::Public | Access::StripeSignature | Access::Console | Access::Portal => Ok(()),
             Access::Token => Err(forbidden("an API key has no session; this is for users")),
             Access::Tenant(permission)
             | Access::EachTenant(permission)
@@ -95,7 +95,7 @@ pub(super) fn admit_operator(
     extensions: &mut Extensions,
 ) -> Result<(), Problem> {
     match asked.access {
-        Access::Public | Access::StripeSignature | Access::Console => {}
+        Access::Public | Access::StripeSignature | Access::Console | Access::Portal => {}
         Access::Operator if operator.reads_only && !asked.reads => {
             return Err(forbidden(
                 "this changes something, and the role operator.read only looks",
@@ -127,7 +127,7 @@ pub(super) struct Service {
 impl Service {
     pub(super) fn admit(self, asked: &Asked, extensions: &mut Extensions) -> Result<(), Problem> {
         match asked.access {
-            Access::Public | Access::StripeSignature | Access::Console => Ok(()),
+            Access::Public | Access::StripeSignature | Access::Console | Access::Portal => Ok(()),
             Access::Token => Err(forbidden("a service key has no session; this is for users")),
             Access::Operator => Err(forbidden("this endpoint is for operators")),
             Access::Service(permission) => self.enter(permission, extensions),

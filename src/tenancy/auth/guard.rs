@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::browser::{BrowserSession, SessionCookie};
 use super::callers::{Asked, Caller, ProductUser, Service, Tenant, admit_operator, permissions};
+use super::customer::Customer;
 use super::issued::{self, Issuer};
 use super::lookup::{Lookup, Presented, ValidCredential};
 use super::principal::{no_credential, unauthenticated};
@@ -35,8 +36,9 @@ pub struct Guard {
     proxies: u32,
     /// Whether proxies set the headers of what they ask about (`ENFORCE_TRUST_HEADERS`).
     trust_headers: bool,
-    /// The cookie of the console's sessions.
+    /// The cookie of the console's sessions, and that of the customer pages'.
     cookie: SessionCookie,
+    portal: SessionCookie,
 }
 
 impl Guard {
@@ -46,7 +48,7 @@ impl Guard {
         issuer: Option<Issuer>,
         proxies: u32,
         trust_headers: bool,
-        cookie: SessionCookie,
+        (cookie, portal): (SessionCookie, SessionCookie),
     ) -> Self {
         Self {
             names: Names::new(credentials.clone()),
@@ -55,6 +57,7 @@ impl Guard {
             proxies,
             trust_headers,
             cookie,
+            portal,
         }
     }
 }
@@ -80,6 +83,9 @@ async fn admit(guard: &Guard, access: Access, request: &mut Request) -> Result<(
     let client = client(request, guard.proxies);
     if access == Access::Console {
         return guard.admit_browser(request, client).await;
+    }
+    if access == Access::Portal {
+        return guard.admit_customer(request, client).await;
     }
     if !access.needs_credential() {
         request.extensions_mut().insert(client);
@@ -169,6 +175,8 @@ impl Standing {
                 let id = named.and_then(|named| named.organization(false).ok());
                 (id, permissions(&row.scopes))
             }
+            // No request of the API shows one.
+            ValidCredential::Portal(_) => (None, Vec::new()),
         };
         Ok(organization == Some(organization_id) && permissions.contains(&permission))
     }
@@ -255,7 +263,7 @@ impl Guard {
         };
         let organization = match credential {
             Credential::ServiceKey(_) => organization_of(headers),
-            Credential::Session(_) | Credential::Key(_) => Ok(None),
+            Credential::Session(_) | Credential::Key(_) | Credential::Portal(_) => Ok(None),
         };
         let presented = Presented {
             credential,
@@ -291,6 +299,26 @@ impl Guard {
                 client,
             };
             operator.enter(extensions);
+        }
+        Ok(())
+    }
+
+    /// Notes for whom the session acts that the cookie of the customer pages names.
+    async fn admit_customer(&self, request: &mut Request, client: Client) -> Result<(), Problem> {
+        let session = self.portal.portal_session(request.headers());
+        let extensions = request.extensions_mut();
+        extensions.insert(client.clone());
+        let Some((token, credential)) = session else {
+            return Ok(());
+        };
+        let presented = Presented {
+            credential,
+            organization: None,
+        };
+        let found = self.lookup.find(presented).await?;
+        if let Some(customer) = found.and_then(|found| Customer::of(found, client)) {
+            extensions.insert(BrowserSession::new(token));
+            customer.enter(extensions);
         }
         Ok(())
     }
@@ -357,6 +385,7 @@ impl Guard {
                     archived: row.archived,
                 }))
             }
+            ValidCredential::Portal(_) => Err(invalid()),
             ValidCredential::ServiceKey(row, organization) => Ok(Caller::Service(Service {
                 product: Product {
                     key_id: row.id,

@@ -230,7 +230,7 @@ impl From<ApiKeyError> for Problem {
                 "organization_erased",
                 "the organization was erased, and takes no more changes",
             ),
-            ApiKeyError::ServiceScope => {
+            ApiKeyError::ServiceScope(_) => {
                 invalid_key("scopes: organizations.manage is for service keys")
             }
             ApiKeyError::Name | ApiKeyError::NoScope | ApiKeyError::Expired => {

@@ -9,6 +9,7 @@ use sqlx::postgres::PgPool;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use super::store::portal_sessions::{self, PortalRow};
 use super::store::service_keys::{self, ServiceKeyRow};
 use super::store::{self, KeyRow, SessionRow};
 use super::token::{Credential, Hash};
@@ -29,6 +30,7 @@ pub enum ValidCredential {
     Key(KeyRow),
     /// With the organization that the request names, if there is one of that name.
     ServiceKey(ServiceKeyRow, Option<Named>),
+    Portal(PortalRow),
 }
 
 /// A credential, and what its request calls the organization that it is for.
@@ -85,6 +87,7 @@ fn stale_use((presented, found): (&Presented, &ValidCredential)) -> Option<Use> 
         }
         ValidCredential::Key(row) => row.stale.then_some(Use::Key(row.organization_id, row.id)),
         ValidCredential::ServiceKey(row, _) => row.stale.then_some(Use::ServiceKey(row.id)),
+        ValidCredential::Portal(_) => None,
     }
 }
 
@@ -92,11 +95,13 @@ type FoundCredentials = HashMap<Presented, ValidCredential>;
 
 async fn look_up(pool: &PgPool, presented: &[Presented]) -> Result<FoundCredentials, sqlx::Error> {
     let (mut sessions, mut keys, mut of_service) = (Vec::new(), Vec::new(), Vec::new());
+    let mut of_portal = Vec::new();
     for one in presented {
         match one.credential {
             Credential::Session(hash) => sessions.push(hash),
             Credential::Key(hash) => keys.push(hash),
             Credential::ServiceKey(_) => of_service.push(one),
+            Credential::Portal(hash) => of_portal.push(hash),
         }
     }
     let alone = |credential| Presented {
@@ -117,6 +122,13 @@ async fn look_up(pool: &PgPool, presented: &[Presented]) -> Result<FoundCredenti
         found.extend(rows.map(|(hash, row)| {
             let presented = alone(Credential::Key(hash));
             (presented, ValidCredential::Key(row))
+        }));
+    }
+    if !of_portal.is_empty() {
+        let rows = portal_sessions::sessions(&mut conn, &of_portal).await?;
+        found.extend(rows.into_iter().map(|(hash, row)| {
+            let presented = alone(Credential::Portal(hash));
+            (presented, ValidCredential::Portal(row))
         }));
     }
     if !of_service.is_empty() {

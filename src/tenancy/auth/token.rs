@@ -9,6 +9,10 @@ const SESSION: &str = "vcs_";
 const KEY: &str = "vck_";
 /// The prefix of a service key, which is the product's.
 const SERVICE_KEY: &str = "vcp_";
+/// The prefix of the one-time code in an address of the customer pages.
+const PORTAL_CODE: &str = "vcl_";
+/// The prefix of the session that such a code becomes, which only a cookie carries.
+const PORTAL_SESSION: &str = "vcb_";
 /// How much of an API key may be displayed.
 const DISPLAYED: usize = KEY.len() + 8;
 const HEX_DIGITS: usize = 64;
@@ -22,12 +26,16 @@ pub enum Credential {
     Session(Hash),
     Key(Hash),
     ServiceKey(Hash),
+    /// Of the customer pages. No bearer token is one.
+    Portal(Hash),
 }
 
 impl Credential {
     pub fn hash(&self) -> Hash {
         match self {
-            Self::Session(hash) | Self::Key(hash) | Self::ServiceKey(hash) => *hash,
+            Self::Session(hash) | Self::Key(hash) | Self::ServiceKey(hash) | Self::Portal(hash) => {
+                *hash
+            }
         }
     }
 }
@@ -42,6 +50,14 @@ pub fn new_key() -> String {
 
 pub fn new_service_key() -> String {
     make(SERVICE_KEY)
+}
+
+pub fn new_portal_code() -> String {
+    make(PORTAL_CODE)
+}
+
+pub fn new_portal_session() -> String {
+    make(PORTAL_SESSION)
 }
 
 fn make(prefix: &str) -> String {
@@ -59,14 +75,7 @@ pub fn displayed(key: &str) -> &str {
 
 /// Parses a bearer token; `None` if it does not have our format.
 pub fn parse(text: &str) -> Option<Credential> {
-    let has_prefix = |prefix: &str| {
-        text.strip_prefix(prefix).is_some_and(|digits| {
-            digits.len() == HEX_DIGITS
-                && digits
-                    .bytes()
-                    .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-        })
-    };
+    let has_prefix = |prefix| has_prefix(text, prefix);
     if has_prefix(SESSION) {
         Some(Credential::Session(hash(text)))
     } else if has_prefix(KEY) {
@@ -78,9 +87,46 @@ pub fn parse(text: &str) -> Option<Credential> {
     }
 }
 
+fn has_prefix(text: &str, prefix: &str) -> bool {
+    text.strip_prefix(prefix).is_some_and(|digits| {
+        digits.len() == HEX_DIGITS
+            && digits
+                .bytes()
+                .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
+
+/// What the cookie of the customer pages carries: a session of theirs, or a user's.
+pub fn parse_portal(text: &str) -> Option<Credential> {
+    if has_prefix(text, PORTAL_SESSION) {
+        return Some(Credential::Portal(hash(text)));
+    }
+    parse(text).filter(|credential| matches!(credential, Credential::Session(_)))
+}
+
+/// The hash of a one-time code.
+pub fn parse_code(text: &str) -> Option<Hash> {
+    has_prefix(text, PORTAL_CODE).then(|| hash(text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_of_the_customer_pages_is_no_bearer_token() {
+        let (code, session) = (new_portal_code(), new_portal_session());
+        assert_eq!((parse(&code), parse(&session)), (None, None));
+        assert_eq!(parse_code(&code), Some(hash(&code)));
+        assert_eq!(parse_code(&session), None);
+        let portal = Some(Credential::Portal(hash(&session)));
+        assert_eq!(parse_portal(&session), portal);
+        assert_eq!(parse_portal(&code), None);
+        assert_eq!(parse_portal(&new_key()), None);
+        assert_eq!(parse_portal(&new_service_key()), None);
+        let user = new_session();
+        assert_eq!(parse_portal(&user), parse(&user));
+    }
 
     #[test]
     fn only_our_own_credentials_are_parsed() {

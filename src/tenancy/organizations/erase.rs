@@ -78,7 +78,9 @@ pub async fn erase(pool: &PgPool, organization_id: Uuid) -> Result<Erased, Erase
         other_rows: 0,
         stripe_customers: erasure::customers(&mut tx, false).await?,
     };
-    erased.other_rows = outside.other_rows + erasure::clear_texts(&mut tx).await?;
+    let portal_sessions = erasure::delete_portal_sessions(&mut tx).await?;
+    erased.other_rows =
+        outside.other_rows + portal_sessions + erasure::clear_texts(&mut tx).await?;
     erased.audit_entries = audit::erase_personal_data(&mut tx, &locked).await?;
     let entry = NewEntry {
         organization_id,

@@ -99,6 +99,8 @@ fn a_malformed_setting_is_one_line_that_names_it() {
         (serve, "ALLOWED_RETURN_ORIGINS", "https://a.example/path"),
         (serve, "ALLOWED_RETURN_ORIGINS", "https://a.example,*"),
         (serve, "PUBLIC_URL", "javascript:alert(1)"),
+        (serve, "FRAME_ANCESTORS", "https://a.example,*"),
+        (serve, "PORTAL_THEME", "accent=#ffee00"),
         (serve, "WEBHOOK_TOLERANCE_SECONDS", "0"),
         (serve, "WEBHOOK_TOLERANCE_SECONDS", "5m"),
         (retry, "PUSHGATEWAY_URL", "localhost:9091"),

@@ -74,6 +74,9 @@ async fn old_and_new(db: &TestDatabase) {
                VALUES ({of}, '{name}', sha256('x'), gen_random_uuid(), now(), {} + interval '1 day');
              INSERT INTO user_sessions (token_hash, user_id, expires_at)
                VALUES (sha256('{name}'), gen_random_uuid(), {});
+             INSERT INTO portal_sessions (organization_id, id, role, service_key_id, code_hash,
+                 code_expires_at, expires_at)
+               VALUES ({of}, gen_random_uuid(), 'member', gen_random_uuid(), sha256('{name}'), now(), {});
              INSERT INTO login_throttles (throttle_key, last_attempt_at) VALUES (sha256('{name}'), {});
              INSERT INTO webhook_rejections (reason, hour, deliveries, last_at)
                VALUES ('signature_invalid', {}, 1, now());
@@ -94,7 +97,7 @@ async fn old_and_new(db: &TestDatabase) {
              INSERT INTO usage_reservations (organization_id, id, metric, period_start, quantity, held,
                  reserved_at, expires_at, name, outcome, settled_at)
                VALUES ({of}, gen_random_uuid(), 'm', now(), 0, 1, now(), 'infinity', '{name}', 'released', {})",
-            ago(90), ago(400), ago(1), ago(30), ago(30), ago(30), ago(30), ago(90), ago(90), ago(30)
+            ago(90), ago(400), ago(1), ago(30), ago(30), ago(30), ago(30), ago(30), ago(90), ago(90), ago(30)
         ))
         .await;
     }
@@ -152,6 +155,7 @@ async fn what_is_too_old_goes_and_the_rest_stays() {
         ("usage_events", "event_id = 'new'"),
         ("request_idempotency", "idempotency_key = 'new'"),
         ("user_sessions", "token_hash = sha256('new')"),
+        ("portal_sessions", "code_hash = sha256('new')"),
         ("login_throttles", "throttle_key = sha256('new')"),
         ("webhook_rejections", "true"),
         ("usage_alerts", "metric = 'new'"),

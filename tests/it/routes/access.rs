@@ -349,7 +349,7 @@ impl Credential {
     /// The status of who is not let in; None: it is let in.
     fn refusal(&self, access: Access, method: &Method) -> Option<u16> {
         let may = match (self.kind, access) {
-            (_, Access::Public | Access::Console) => true,
+            (_, Access::Public | Access::Console | Access::Portal) => true,
             (_, Access::StripeSignature) => return Some(400),
             (Kind::Nobody, _) => return Some(401),
             (Kind::User(_), Access::Token) => true,
@@ -390,8 +390,8 @@ async fn each_route_admits_whom_the_table_says() {
     let organization = service.db.organization("cus_1").await;
     let mut wrong = Vec::new();
     for route in api::table() {
-        // Pages lead to where one signs in: tests/it/console.
-        if route.access == Access::Console {
+        // Pages lead to where one signs in: tests/it/console and tests/it/portal.
+        if route.access.is_of_browsers() {
             continue;
         }
         for credential in Credential::all() {

@@ -277,7 +277,7 @@ impl Callers {
 
     fn credential(&self, access: Access) -> Option<&str> {
         match access {
-            Access::Public | Access::StripeSignature | Access::Console => None,
+            Access::Public | Access::StripeSignature | Access::Console | Access::Portal => None,
             Access::Token => Some(&self.user),
             Access::Operator => Some(&self.operator),
             Access::Tenant(_) | Access::EachTenant(_) | Access::ApiKey(_) => Some(&self.tenant.key),

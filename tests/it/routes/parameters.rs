@@ -29,7 +29,9 @@ async fn requests(
     let mut requests = Vec::new();
     for route in api::table() {
         let credential = match route.access {
-            Access::Public | Access::StripeSignature | Access::Console => continue,
+            Access::Public | Access::StripeSignature | Access::Console | Access::Portal => {
+                continue;
+            }
             Access::Operator => &operator,
             Access::Token => &user,
             Access::Tenant(_) | Access::EachTenant(_) | Access::ApiKey(_) => &key,

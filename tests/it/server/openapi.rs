@@ -29,7 +29,9 @@ fn every_route_is_described() {
     for route in api::table() {
         // Pages for browsers are not of the API.
         if route.method.is_some() && route.operation.is_none() {
-            let page = route.path == "/" || route.path.starts_with("/console");
+            let of_browsers = ["/console", "/portal"];
+            let mut of_browsers = of_browsers.iter();
+            let page = route.path == "/" || of_browsers.any(|room| route.path.starts_with(room));
             assert!(page, "{} is not described", route.path);
             continue;
         }

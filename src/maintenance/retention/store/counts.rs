@@ -89,6 +89,14 @@ pub async fn count(
                 .fetch_one(conn)
                 .await
             }
+            What::PortalSessions => {
+                sqlx::query_scalar!(
+                    r#"SELECT count(*) AS "rows!" FROM portal_sessions WHERE expires_at < $1"#,
+                    at as _
+                )
+                .fetch_one(conn)
+                .await
+            }
             What::LoginThrottles => {
                 sqlx::query_scalar!(
                     r#"SELECT count(*) AS "rows!" FROM login_throttles WHERE last_attempt_at < $1"#,

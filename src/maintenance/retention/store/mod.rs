@@ -165,6 +165,22 @@ pub async fn sessions(
     Ok(gone.execute(conn).await?.rows_affected())
 }
 
+/// Removes sessions of the customer pages that ended.
+pub async fn portal_sessions(
+    conn: &mut PgConnection,
+    before: Timestamp,
+    limit: i64,
+) -> Result<u64, sqlx::Error> {
+    let gone = sqlx::query!(
+        "DELETE FROM portal_sessions WHERE (organization_id, id) IN (
+           SELECT organization_id, id FROM portal_sessions
+            WHERE expires_at < $1 ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
+        before.to_sqlx() as _,
+        limit
+    );
+    Ok(gone.execute(conn).await?.rows_affected())
+}
+
 /// Removes counters of attempts to log in, and with them what addresses an account
 /// is known from.
 pub async fn login_throttles(

@@ -56,6 +56,15 @@ pub async fn delete_memberships(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
     Ok(deleted.execute(tx.conn()).await?.rows_affected())
 }
 
+pub async fn delete_portal_sessions(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let deleted = sqlx::query!(
+        "DELETE FROM portal_sessions WHERE organization_id = $1",
+        organization_id
+    );
+    Ok(deleted.execute(tx.conn()).await?.rows_affected())
+}
+
 pub async fn delete_api_keys(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
     let organization_id = tx.organization_id();
     let deleted = sqlx::query!(

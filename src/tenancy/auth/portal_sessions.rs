@@ -1,0 +1,186 @@
+//! Sessions of the customer pages. A service key asks for one, for an organization and a role,
+//! and gets an address with a one-time code. The browser that opens it has the session, in a
+//! cookie. Both are stored by their hashes.
+
+use axum::http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+use sqlx::postgres::PgPool;
+use uuid::Uuid;
+
+use super::store::portal_sessions as store;
+use super::token::{self, Credential};
+use super::{Product, Role};
+use crate::audit::{self, Actor, Client, NewEntry};
+use crate::db::WorkerTx;
+use crate::server::problem::Problem;
+
+/// The audit actions about sessions of the customer pages.
+pub const ACTIONS: [&str; 2] = [CREATED, OPENED];
+const CREATED: &str = "portal_session_created";
+const OPENED: &str = "portal_session_opened";
+
+/// How long a code can be opened, at most: the browser is on its way already.
+pub const CODE_SECS: u32 = 300;
+/// How long a session lasts, with its code: by default, and at most.
+pub const DEFAULT_SECS: u32 = 3_600;
+pub const MOST_SECS: u32 = 86_400;
+
+/// A session that is asked for.
+pub struct NewSession {
+    pub organization_id: Uuid,
+    pub id: Uuid,
+    pub role: Role,
+    pub service_key_id: Uuid,
+    pub return_url: Option<String>,
+    pub code_expires_at: Timestamp,
+    pub expires_at: Timestamp,
+}
+
+impl NewSession {
+    pub fn of(
+        product: &Product,
+        organization_id: Uuid,
+        role: Role,
+        (return_url, ttl_secs): (Option<String>, u32),
+        now: Timestamp,
+    ) -> Self {
+        let after = |secs: u32| now + SignedDuration::from_secs(secs.into());
+        Self {
+            organization_id,
+            id: Uuid::now_v7(),
+            role,
+            service_key_id: product.key_id,
+            return_url,
+            code_expires_at: after(CODE_SECS.min(ttl_secs)),
+            expires_at: after(ttl_secs),
+        }
+    }
+}
+
+/// Enters a session, and returns its code, which is shown once.
+pub async fn create(
+    pool: &PgPool,
+    product: Product,
+    new: &NewSession,
+) -> Result<String, sqlx::Error> {
+    let code = token::new_portal_code();
+    let mut tx = WorkerTx::begin(pool).await?;
+    let after = json!({"role": new.role.as_str(), "expiresAt": new.expires_at});
+    let entry = entry(CREATED, new.organization_id, new.id, product.key_id, after);
+    let entry = NewEntry {
+        client: Some(product.client),
+        ..entry
+    };
+    // First, so that an organization that is being erased is seen as it is.
+    audit::record_one(&mut tx, entry).await?;
+    store::insert(tx.conn(), new, &token::hash(&code)).await?;
+    tx.commit().await?;
+    Ok(code)
+}
+
+/// Why a code opens nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unopened {
+    /// Nobody was given it, or it is long gone.
+    Unknown,
+    Used,
+    Expired,
+}
+
+/// Uses a code: the session that it becomes is returned as a token, for a cookie.
+pub async fn open(
+    pool: &PgPool,
+    code: &str,
+    client: &Client,
+) -> Result<Result<String, Unopened>, Problem> {
+    let Some(code) = token::parse_code(code) else {
+        return Ok(Err(Unopened::Unknown));
+    };
+    let session = token::new_portal_session();
+    let mut tx = WorkerTx::begin(pool).await?;
+    let opened = store::open(tx.conn(), &code, &token::hash(&session)).await?;
+    let Some(opened) = opened else {
+        let used = store::was_used(tx.conn(), &code).await?;
+        return Ok(Err(match used {
+            None => Unopened::Unknown,
+            Some(true) => Unopened::Used,
+            Some(false) => Unopened::Expired,
+        }));
+    };
+    let entry = NewEntry {
+        client: Some(client.clone()),
+        ..entry(
+            OPENED,
+            opened.organization_id,
+            opened.id,
+            opened.service_key_id,
+            json!({"role": opened.role}),
+        )
+    };
+    audit::record_one(&mut tx, entry).await?;
+    tx.commit().await?;
+    Ok(Ok(session))
+}
+
+/// Ends the session of a cookie's token, whichever kind it is, on every replica.
+pub async fn end(pool: &PgPool, token: &str) -> Result<(), sqlx::Error> {
+    match token::parse_portal(token) {
+        Some(Credential::Portal(hash)) => {
+            let mut tx = WorkerTx::begin(pool).await?;
+            store::end(tx.conn(), &hash).await?;
+            tx.commit().await
+        }
+        Some(_) => super::log_out(pool, token).await,
+        None => Ok(()),
+    }
+}
+
+fn entry(
+    action: &'static str,
+    organization_id: Uuid,
+    id: Uuid,
+    service_key: Uuid,
+    after: serde_json::Value,
+) -> NewEntry {
+    NewEntry {
+        organization_id,
+        action,
+        actor: Actor::ApiKey(service_key),
+        resource_type: "portal_session",
+        resource_id: id.to_string(),
+        before: None,
+        after: Some(after),
+        metadata: json!({}),
+        client: None,
+        reason: None,
+    }
+}
+
+/// For whom the customer pages are shown: beside `Principal`, what only they need.
+#[derive(Debug, Clone)]
+pub struct PortalVisitor {
+    pub role: Role,
+    /// Whether the organization is archived, and only read.
+    pub archived: bool,
+    /// Where the product wants them back.
+    pub return_url: Option<String>,
+    /// Whether the product vouches for them, rather than a password.
+    pub by_code: bool,
+}
+
+/// Nobody but an organization's own may open its pages.
+pub(super) fn role_of(name: &str) -> Result<Role, Problem> {
+    let role = Role::named(name).filter(|role| !role.is_operator());
+    role.ok_or_else(|| {
+        Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "role_invalid",
+            format!(
+                "role: {} is none of an organization's; expected owner, billing_manager or member",
+                crate::server::problem::shown(name)
+            ),
+        )
+        .with("field", json!("role"))
+    })
+}
