@@ -58,6 +58,7 @@ pub const TABLES: &[OfTable] = &[
     ("login_throttles", CHANGE, NOTHING),
     ("api_keys", CHANGE, NOTHING),
     ("service_api_keys", KEEP, NOTHING),
+    ("operator_api_keys", KEEP, NOTHING),
     ("service_keys", APPEND, NOTHING),
     ("request_idempotency", CHANGE, NOTHING),
     ("billing_alerts", KEEP, READ),

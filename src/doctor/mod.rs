@@ -9,6 +9,7 @@ mod disk;
 mod guards;
 mod issuer;
 mod jobs;
+mod operators;
 mod outbound;
 mod service;
 mod stripe;

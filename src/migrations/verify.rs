@@ -85,6 +85,7 @@ const CLOSED_TABLES: &[&str] = &[
     "login_throttles",
     "service_keys",
     "service_api_keys",
+    "operator_api_keys",
     "webhook_rejections",
     "webhook_dead_letter_sources",
     "plan_versions",

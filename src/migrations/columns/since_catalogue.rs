@@ -246,4 +246,12 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
             ("usage_events", "taken_back taken_back_at"),
         ],
     ),
+    (
+        "20260127010000_operator_keys",
+        &[(
+            "operator_api_keys",
+            "id name prefix key_hash reads_only created_by created_at expires_at revoked_at \
+             last_used_at",
+        )],
+    ),
 ];

@@ -9,7 +9,7 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::browser::{BrowserSession, SessionCookie};
-use super::callers::{Asked, Caller, ProductUser, Service, Tenant, admit_operator, permissions};
+use super::callers::{Asked, Caller, ProductUser, Service, Tenant, admit_operator, admit_operator_key, permissions};
 use super::issued::{self, Issuer};
 use super::lookup::{Lookup, Presented, ValidCredential};
 use super::principal::{no_credential, unauthenticated};
@@ -117,6 +117,7 @@ async fn admit(guard: &Guard, access: Access, request: &mut Request) -> Result<(
         Caller::Key(caller) => caller.admit_key(&asked, extensions),
         Caller::Issued(user) => user.admit(&asked, extensions),
         Caller::Operator(operator) => admit_operator(operator, &asked, extensions),
+        Caller::OperatorKey(key) => admit_operator_key(key, &asked, extensions),
     }
 }
 
@@ -169,6 +170,7 @@ impl Standing {
                 let id = named.and_then(|named| named.organization(false).ok());
                 (id, permissions(&row.scopes))
             }
+            ValidCredential::OperatorKey(_) => (None, Vec::new()),
         };
         Ok(organization == Some(organization_id) && permissions.contains(&permission))
     }
@@ -255,7 +257,7 @@ impl Guard {
         };
         let organization = match credential {
             Credential::ServiceKey(_) => organization_of(headers),
-            Credential::Session(_) | Credential::Key(_) => Ok(None),
+            Credential::Session(_) | Credential::Key(_) | Credential::OperatorKey(_) => Ok(None),
         };
         let presented = Presented {
             credential,
@@ -286,7 +288,7 @@ impl Guard {
         {
             extensions.insert(BrowserSession::new(token));
             let operator = Operator {
-                user_id,
+                actor: Actor::User(user_id),
                 reads_only: role == Role::OperatorRead,
                 client,
             };
@@ -325,8 +327,13 @@ impl Guard {
                 operator: Some(role),
                 ..
             }) => Ok(Caller::Operator(Operator {
-                user_id,
+                actor: Actor::User(user_id),
                 reads_only: role == Role::OperatorRead,
+                client,
+            })),
+            ValidCredential::OperatorKey(row) => Ok(Caller::OperatorKey(Operator {
+                actor: Actor::ApiKey(row.id),
+                reads_only: row.role == Role::OperatorRead,
                 client,
             })),
             ValidCredential::Session(row) => {

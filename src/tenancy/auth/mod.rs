@@ -11,6 +11,8 @@ pub mod issued;
 mod key_routes;
 mod login;
 mod lookup;
+mod operator_key_routes;
+mod operator_keys;
 pub mod operator_routes;
 mod password;
 mod principal;
@@ -21,11 +23,25 @@ mod throttle;
 mod token;
 mod users;
 
+/// The audit actions of what concerns operators alone.
+pub fn audit_actions() -> impl Iterator<Item = &'static str> {
+    [
+        operator_key_routes::LISTED,
+        operator_keys::CREATED,
+        operator_keys::REVOKED,
+    ]
+    .into_iter()
+}
+
 pub use api_keys::{ApiKey, ApiKeyError, NewApiKey, create_api_key, list_api_keys, revoke_api_key};
 pub use browser::{BrowserSession, SessionCookie};
 pub use by::By;
 pub use guard::{Guard, Standing};
 pub use login::{LoginError, Logins, Session, log_out};
+pub use operator_keys::{
+    DoubtfulKey, NewOperatorKey, OperatorKey, create_operator_key, doubtful_operator_keys,
+    list_operator_keys, revoke_operator_key,
+};
 pub use password::{Hasher, PasswordError, generated as generated_password};
 pub use principal::{Operator, Permission, Principal, Product, Reporter, Role};
 pub use routes::{Login, routes};

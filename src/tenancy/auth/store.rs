@@ -2,6 +2,7 @@
 //! billing_worker, since requests cannot read these tables in their own
 //! transactions.
 
+pub mod operator_keys;
 pub mod service_keys;
 mod standing;
 mod users;

@@ -9,6 +9,8 @@ const SESSION: &str = "vcs_";
 const KEY: &str = "vck_";
 /// The prefix of a service key, which is the product's.
 const SERVICE_KEY: &str = "vcp_";
+/// The prefix of an operators' key.
+const OPERATOR_KEY: &str = "vco_";
 /// How much of an API key may be displayed.
 const DISPLAYED: usize = KEY.len() + 8;
 const HEX_DIGITS: usize = 64;
@@ -22,12 +24,16 @@ pub enum Credential {
     Session(Hash),
     Key(Hash),
     ServiceKey(Hash),
+    OperatorKey(Hash),
 }
 
 impl Credential {
     pub fn hash(&self) -> Hash {
         match self {
-            Self::Session(hash) | Self::Key(hash) | Self::ServiceKey(hash) => *hash,
+            Self::Session(hash)
+            | Self::Key(hash)
+            | Self::ServiceKey(hash)
+            | Self::OperatorKey(hash) => *hash,
         }
     }
 }
@@ -42,6 +48,10 @@ pub fn new_key() -> String {
 
 pub fn new_service_key() -> String {
     make(SERVICE_KEY)
+}
+
+pub fn new_operator_key() -> String {
+    make(OPERATOR_KEY)
 }
 
 fn make(prefix: &str) -> String {
@@ -73,6 +83,8 @@ pub fn parse(text: &str) -> Option<Credential> {
         Some(Credential::Key(hash(text)))
     } else if has_prefix(SERVICE_KEY) {
         Some(Credential::ServiceKey(hash(text)))
+    } else if has_prefix(OPERATOR_KEY) {
+        Some(Credential::OperatorKey(hash(text)))
     } else {
         None
     }
@@ -90,6 +102,9 @@ mod tests {
         let service_key = new_service_key();
         let parsed = Some(Credential::ServiceKey(hash(&service_key)));
         assert_eq!(parse(&service_key), parsed);
+        let operator_key = new_operator_key();
+        let parsed = Some(Credential::OperatorKey(hash(&operator_key)));
+        assert_eq!(parse(&operator_key), parsed);
         assert_ne!(new_key(), key);
         let upper = key.to_uppercase();
         for wrong in [

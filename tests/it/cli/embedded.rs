@@ -64,6 +64,7 @@ const COMMANDS: &[&[&str]] = &[
     ],
     &["users", "enable", "--email", "a@b.example"],
     &["api-keys", "list", "--organization", ORGANIZATION],
+    &["api-keys", "list", "--operator"],
     &["quotas", "list", "--organization", ORGANIZATION],
     &["audit", "list"],
     &["audit", "verify"],

@@ -52,6 +52,7 @@ fn request(desk: &Desk, method: &str, template: &str) -> (String, Option<Value>)
             "",
             Some(json!({"email": "jo@example.com", "role": "operator.read"})),
         ),
+        ("POST", "/api/operator/operator-keys") => ("", Some(json!({"role": "operator.read"}))),
         ("POST", _) if template.ends_with("-keys") => {
             ("", Some(json!({"scopes": ["usage.write"]})))
         }
@@ -97,7 +98,9 @@ async fn each_look_and_each_change_is_entered_with_who_and_from_where() {
              INSERT INTO api_keys (organization_id, id, name, prefix, key_hash, scopes)
                VALUES ('{organization}', '{KEY}', 'key', 'vck_00000000', sha256('key'), '{{billing.read}}');
              INSERT INTO service_api_keys (id, name, prefix, key_hash, scopes)
-               VALUES ('{KEY}', 'key', 'vcp_00000000', sha256('key'), '{{billing.read}}')",
+               VALUES ('{KEY}', 'key', 'vcp_00000000', sha256('key'), '{{billing.read}}');
+             INSERT INTO operator_api_keys (id, name, prefix, key_hash, reads_only)
+               VALUES ('{KEY}', 'key', 'vco_00000000', sha256('key'), true)",
             organization = desk.organization
         ))
         .await;

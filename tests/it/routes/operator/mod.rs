@@ -5,6 +5,7 @@ mod access;
 mod dead_letters;
 mod events;
 mod features;
+mod keys;
 mod looks;
 mod organizations;
 mod quotas;
