@@ -28,7 +28,7 @@ use crate::server::{self, Shared, Site};
 use crate::state::{self, States};
 use crate::subscriptions::checkout::{self, routes::Checkouts};
 use crate::subscriptions::{self, Subscriptions};
-use crate::tenancy::auth::{self, Guard, Login, SessionCookie};
+use crate::tenancy::auth::{self, Guard, Login, SessionCookie, SingleSignOn};
 use crate::tenancy::{audit_log, organizations};
 use crate::webhooks::endpoint::Endpoint;
 use crate::webhooks::operator::OperatorState;
@@ -41,6 +41,8 @@ pub struct Api {
     pub logins: Login,
     /// Of the console's sessions.
     pub cookie: SessionCookie,
+    /// The operators' identity provider, if there is one.
+    pub single_sign_on: Option<SingleSignOn>,
     pub catalogue: Arc<Catalogue>,
     pub endpoint: Arc<Endpoint>,
     /// For operators' replays.
@@ -138,6 +140,7 @@ impl Api {
             shared: self.shared.clone(),
             login: self.logins.clone(),
             cookie: self.cookie,
+            single_sign_on: self.single_sign_on.clone(),
             webhooks: OperatorState {
                 shared: self.shared.clone(),
                 processor: self.processor.clone(),

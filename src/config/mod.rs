@@ -6,6 +6,7 @@
 
 mod addresses;
 mod issuer;
+mod operators;
 mod outbound;
 mod retention;
 mod secrets;
@@ -24,6 +25,7 @@ use sqlx::postgres::PgConnectOptions;
 
 pub use addresses::{AddressArgs, AddressConfig};
 pub use issuer::{IssuerArgs, IssuerConfig};
+pub use operators::{OidcConfig, OperatorArgs, OperatorConfig};
 pub use outbound::{
     AllowedAddressArgs, AllowedAddresses, Application, ApplicationArgs, Network, OutboundConfig,
 };
@@ -81,6 +83,15 @@ const VARIABLES: &[&str] = &[
     "APPLICATION_URL",
     "ALLOWED_RETURN_ORIGINS",
     "PUBLIC_URL",
+    "OPERATORS_REQUIRE_SECOND_FACTOR",
+    "OIDC_ISSUER",
+    "OIDC_CLIENT_ID",
+    "OIDC_CLIENT_SECRET",
+    "OIDC_OPERATOR_GROUP",
+    "OIDC_READONLY_GROUP",
+    "OIDC_GROUPS_CLAIM",
+    "OIDC_SCOPES",
+    "OIDC_ALLOW_PASSWORDS",
     "STRIPE_API_BASE",
     "TRUSTED_PROXIES",
     "DATABASE_URL",

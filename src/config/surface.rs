@@ -4,7 +4,7 @@
 use axum::http::HeaderValue;
 use clap::Args;
 
-use super::{AddressArgs, AddressConfig, ConfigError, IssuerArgs, IssuerConfig, given, number, or};
+use super::{AddressArgs, AddressConfig, ConfigError, IssuerArgs, IssuerConfig, OperatorArgs, OperatorConfig, given, number, or};
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Service")]
@@ -25,6 +25,8 @@ pub struct SurfaceArgs {
     issuer: IssuerArgs,
     #[command(flatten)]
     addresses: AddressArgs,
+    #[command(flatten)]
+    operators: OperatorArgs,
 }
 
 /// Requests, or usage events, per minute and credential; 0: no limit.
@@ -50,6 +52,7 @@ pub struct SurfaceConfig {
     /// None: only our own tokens and keys are accepted.
     pub issuer: Option<IssuerConfig>,
     pub addresses: AddressConfig,
+    pub operators: OperatorConfig,
 }
 
 impl SurfaceArgs {
@@ -64,6 +67,7 @@ impl SurfaceArgs {
             cors_origins: origins(given(self.cors_allowed_origins.as_deref()))?,
             issuer: self.issuer.check()?,
             addresses: self.addresses.check()?,
+            operators: self.operators.check()?,
         })
     }
 }

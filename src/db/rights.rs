@@ -59,6 +59,8 @@ pub const TABLES: &[OfTable] = &[
     ("api_keys", CHANGE, NOTHING),
     ("service_api_keys", KEEP, NOTHING),
     ("operator_api_keys", KEEP, NOTHING),
+    ("operator_second_factors", CHANGE, NOTHING),
+    ("operator_recovery_codes", CHANGE, NOTHING),
     ("service_keys", APPEND, NOTHING),
     ("request_idempotency", CHANGE, NOTHING),
     ("billing_alerts", KEEP, READ),

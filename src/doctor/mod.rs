@@ -26,6 +26,7 @@ pub use configuration::{Leniency, check as check_configuration};
 pub use database::check as check_database;
 pub use disk::check as check_disk;
 pub use issuer::check as check_issuer;
+pub use operators::check_provider;
 pub use jobs::check as check_jobs;
 pub use outbound::check as check_outbound;
 pub use service::{Service, check as check_service};

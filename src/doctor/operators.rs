@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use sqlx::postgres::PgPool;
 
 use super::Check;
+use crate::config::OidcConfig;
 use crate::tenancy::auth::{self, DoubtfulKey};
 
 pub async fn check(pool: &PgPool) -> Vec<Check> {
@@ -41,4 +42,23 @@ fn doubt(key: &DoubtfulKey) -> String {
         .filter_map(|(holds, text)| holds.then_some(text));
     let doubts: Vec<&str> = doubts.collect();
     format!("{}… ({}): {}", key.prefix, key.name, doubts.join(", "))
+}
+
+/// The operators' identity provider.
+pub async fn check_provider(oidc: Option<&OidcConfig>) -> Check {
+    let name = "identity provider";
+    let Some(oidc) = oidc else {
+        let detail = "OIDC_ISSUER is not set: operators sign in with passwords";
+        return Check::skipped(name, detail);
+    };
+    match auth::reach_provider(oidc).await {
+        Ok(()) => Check::ok(name, format!("{} answers, and has keys", oidc.issuer)),
+        Err(failure) => Check::failed(
+            name,
+            format!("OIDC_ISSUER: {failure}"),
+            "check OIDC_ISSUER (it is to the letter the `issuer` of its \
+             /.well-known/openid-configuration) and the network path to it; with \
+             OIDC_ALLOW_PASSWORDS=true operators can sign in with passwords meanwhile",
+        ),
+    }
 }

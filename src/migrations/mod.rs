@@ -96,6 +96,9 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260124010000", "subscription_lookup"),
     ("20260124020000", "audit_log_order"),
     ("20260127010000", "operator_keys"),
+    ("20260127020000", "sessions"),
+    ("20260127030000", "second_factors"),
+    ("20260127040000", "identity_provider"),
 ];
 
 /// A migration and its state in the database.

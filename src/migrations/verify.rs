@@ -86,6 +86,8 @@ const CLOSED_TABLES: &[&str] = &[
     "service_keys",
     "service_api_keys",
     "operator_api_keys",
+    "operator_second_factors",
+    "operator_recovery_codes",
     "webhook_rejections",
     "webhook_dead_letter_sources",
     "plan_versions",

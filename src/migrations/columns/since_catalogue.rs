@@ -254,4 +254,22 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
              last_used_at",
         )],
     ),
+    (
+        "20260127020000_sessions",
+        &[("user_sessions", "ip_address user_agent signed_in_by")],
+    ),
+    (
+        "20260127030000_second_factors",
+        &[
+            (
+                "operator_second_factors",
+                "user_id secret last_step created_at",
+            ),
+            ("operator_recovery_codes", "user_id code_hash used_at"),
+        ],
+    ),
+    (
+        "20260127040000_identity_provider",
+        &[("users", "oidc_issuer oidc_subject")],
+    ),
 ];

@@ -15,7 +15,7 @@ use super::lookup::{Lookup, Presented, ValidCredential};
 use super::principal::{no_credential, unauthenticated};
 use super::store::SessionRow;
 use super::token::{self, Credential};
-use super::{Operator, Permission, Principal, Product, Role};
+use super::{Operator, OperatorPolicy, Permission, Principal, Product, Role};
 use crate::audit::{Actor, Client};
 use crate::server::budget::forwarded_for;
 use crate::server::layers::{Peer, checks};
@@ -37,6 +37,8 @@ pub struct Guard {
     trust_headers: bool,
     /// The cookie of the console's sessions.
     cookie: SessionCookie,
+    /// How operators may have signed in.
+    policy: OperatorPolicy,
 }
 
 impl Guard {
@@ -47,6 +49,7 @@ impl Guard {
         proxies: u32,
         trust_headers: bool,
         cookie: SessionCookie,
+        policy: OperatorPolicy,
     ) -> Self {
         Self {
             names: Names::new(credentials.clone()),
@@ -55,6 +58,7 @@ impl Guard {
             proxies,
             trust_headers,
             cookie,
+            policy,
         }
     }
 }
@@ -283,8 +287,10 @@ impl Guard {
         if let Some(ValidCredential::Session(SessionRow {
             user_id,
             operator: Some(role),
+            signed_in_by,
             ..
         })) = found
+            && self.policy.admits(signed_in_by)
         {
             extensions.insert(BrowserSession::new(token));
             let operator = Operator {
@@ -322,6 +328,15 @@ impl Guard {
         };
         let found = self.lookup.find(presented).await?.ok_or_else(invalid)?;
         match found {
+            ValidCredential::Session(SessionRow {
+                user_id,
+                operator: Some(_),
+                signed_in_by,
+                ..
+            }) if !self.policy.admits(signed_in_by) => Err(unauthenticated(
+                "operators sign in otherwise now, with a second factor or by the identity \
+                 provider; log in again",
+            )),
             ValidCredential::Session(SessionRow {
                 user_id,
                 operator: Some(role),

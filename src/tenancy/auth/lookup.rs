@@ -112,7 +112,7 @@ async fn look_up(pool: &PgPool, presented: &[Presented]) -> Result<FoundCredenti
     let mut conn = db::acquire(pool).await?;
     let mut found = FoundCredentials::new();
     if !sessions.is_empty() {
-        let rows = store::sessions(&mut conn, &sessions).await?.into_iter();
+        let rows = store::sessions::find(&mut conn, &sessions).await?.into_iter();
         found.extend(rows.map(|(hash, row)| {
             let presented = alone(Credential::Session(hash));
             (presented, ValidCredential::Session(row))
@@ -191,7 +191,7 @@ async fn try_record(pool: &PgPool, uses: &[Use]) -> Result<(), sqlx::Error> {
     }
     let mut conn = db::acquire(pool).await?;
     let recorded = async {
-        store::touch_sessions(&mut conn, &sessions).await?;
+        store::sessions::touch(&mut conn, &sessions).await?;
         store::touch_keys(&mut conn, &keys).await?;
         service_keys::touch(&mut conn, &of_service).await?;
         operator_keys::touch(&mut conn, &of_operators).await

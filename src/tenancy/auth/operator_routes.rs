@@ -15,7 +15,8 @@ use super::password::{PasswordError, generated};
 use super::store::{self, Filter};
 use super::{
     By, Created, Hasher, NewUser, Operator, Role, User, UserError, Which, create_user,
-    disable_user, enable_user, key_routes, operator_key_routes, set_password, user,
+    disable_user, enable_user, key_routes, operator_key_routes, session_routes, set_password,
+    user,
 };
 use crate::audit;
 use crate::db::WorkerTx;
@@ -58,7 +59,7 @@ impl Access {
 }
 
 pub fn routes() -> Routes<Access> {
-    Routes::new()
+    session_routes::routes()
         .route(routes!(users), operator())
         .route(routes!(create), operator().secret())
         .route(routes!(disable), operator())

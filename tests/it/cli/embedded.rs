@@ -63,6 +63,7 @@ const COMMANDS: &[&[&str]] = &[
         "--generate-password",
     ],
     &["users", "enable", "--email", "a@b.example"],
+    &["users", "reset-second-factor", "--email", "a@b.example"],
     &["api-keys", "list", "--organization", ORGANIZATION],
     &["api-keys", "list", "--operator"],
     &["quotas", "list", "--organization", ORGANIZATION],

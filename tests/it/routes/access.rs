@@ -388,6 +388,7 @@ fn path_of(route: &Route) -> String {
         .replace("{externalId}", "none")
         .replace("{user}", &Uuid::nil().to_string())
         .replace("{key}", &Uuid::nil().to_string())
+        .replace("{session}", &Uuid::nil().to_string())
 }
 
 /// Every role and kind of key, on every route that is served. None is left out:

@@ -9,6 +9,7 @@ mod keys;
 mod looks;
 mod organizations;
 mod quotas;
+mod sessions;
 
 use reqwest::Method;
 use serde_json::{Value, json};
