@@ -4,7 +4,10 @@
 use axum::http::HeaderValue;
 use clap::Args;
 
-use super::{AddressArgs, AddressConfig, ConfigError, IssuerArgs, IssuerConfig, OperatorArgs, OperatorConfig, given, number, or};
+use super::{
+    AddressArgs, AddressConfig, ConfigError, IssuerArgs, IssuerConfig, OperatorArgs,
+    OperatorConfig, given, number, or,
+};
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Service")]

@@ -112,7 +112,9 @@ fn in_use(signed: &Signed, factor: SecondFactor) -> Vec<Block> {
         text: "Your password alone signs you in then. To use another authenticator, remove this \
                one first."
             .to_owned(),
-        inputs: vec![Input::code("Code of your authenticator, or a recovery code")],
+        inputs: vec![Input::code(
+            "Code of your authenticator, or a recovery code",
+        )],
         button: button("remove-second-factor", "Remove it", Tone::Bad),
         action: PATH.to_owned(),
         csrf: signed.session.form_token(),
@@ -149,11 +151,7 @@ fn new_password(signed: &Signed) -> Block {
 }
 
 /// The page with what went wrong on top, so that its forms can be sent again.
-async fn refused(
-    console: &Console,
-    signed: &Signed,
-    error: OwnError,
-) -> Result<Response, Refusal> {
+async fn refused(console: &Console, signed: &Signed, error: OwnError) -> Result<Response, Refusal> {
     let (status, text) = said(error)?;
     let first = notice(Tone::Bad, "Nothing was changed", &text);
     let screen = screen(console, signed, Some(first)).await?;
@@ -214,12 +212,11 @@ pub async fn act(
             auth::end_sessions(pool, user.id, kept, &by).await?;
             Ok(None)
         }
-        Some("password") => change_password(&console, own, &mut fields).await.map(|()| None),
-        Some("recovery-codes") => rules.new_recovery_codes(own, &code).await.map(Some),
-        Some("remove-second-factor") => rules
-            .remove_second_factor(own, &code)
+        Some("password") => change_password(&console, own, &mut fields)
             .await
             .map(|()| None),
+        Some("recovery-codes") => rules.new_recovery_codes(own, &code).await.map(Some),
+        Some("remove-second-factor") => rules.remove_second_factor(own, &code).await.map(|()| None),
         _ => return Err(unknown_act().into()),
     };
     match done {
@@ -241,7 +238,11 @@ async fn change_password(
     if new != fields.take("again") {
         return Err(OwnError::Differ);
     }
-    console.login.rules().change_password(own, current, new).await
+    console
+        .login
+        .rules()
+        .change_password(own, current, new)
+        .await
 }
 
 /// The codes, which are shown once.
@@ -291,7 +292,10 @@ pub fn shown(proposal: &Proposal) -> Vec<Block> {
             .render::<qrcode::render::svg::Color>()
             .min_dimensions(224, 224)
             .build();
-        Block::Picture(Picture::svg(&svg, "The secret for your authenticator, which is also below"))
+        Block::Picture(Picture::svg(
+            &svg,
+            "The secret for your authenticator, which is also below",
+        ))
     });
     let facts = Block::Facts {
         title: "Add this to your authenticator".to_owned(),
@@ -311,7 +315,10 @@ pub async fn enrol(
     let rules = console.login.rules();
     let (sealed, code) = (fields.take("proposal"), fields.take("code"));
     let current = fields.take("current");
-    match rules.enrol(own(&signed, &user), current, &sealed, &code).await {
+    match rules
+        .enrol(own(&signed, &user), current, &sealed, &code)
+        .await
+    {
         Ok(codes) => Ok(Screen::new(&signed, "", "Second factor")
             .above(PATH, "Your account")
             .with(notice(

@@ -156,7 +156,12 @@ fn operator_pages(read: &Method, act: &Method, browsers: Rules) -> Routes<Arc<Co
         .page(act(), steps::ENROLMENT, post(steps::enrol), secret)
         .page(read(), account::PATH, get(account::page), browsers)
         .page(act(), account::PATH, post(account::act), secret)
-        .page(read(), account::ENROLMENT, get(account::enrolment), browsers)
+        .page(
+            read(),
+            account::ENROLMENT,
+            get(account::enrolment),
+            browsers,
+        )
         .page(act(), account::ENROLMENT, post(account::enrol), secret)
         .page(read(), operators::PATH, get(operators::list), browsers)
         .page(act(), operators::PATH, post(operators::act), secret)

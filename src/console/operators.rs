@@ -212,7 +212,9 @@ pub async fn act(
     let key = || fields.get("key").and_then(|id| id.parse::<Uuid>().ok());
     match (fields.get("do"), fields.get("kind")) {
         (Some("create-key"), _) => {
-            let days = LASTS.iter().find(|(value, ..)| Some(*value) == fields.get("lasts"));
+            let days = LASTS
+                .iter()
+                .find(|(value, ..)| Some(*value) == fields.get("lasts"));
             let (.., days) = days.ok_or_else(unknown_act)?;
             let role = fields.get("role").and_then(Role::named);
             let now = Timestamp::now();
@@ -237,7 +239,7 @@ pub async fn act(
         }
         (Some("ask-revoke"), Some(kind)) => {
             let id = key().ok_or_else(unknown_act)?;
-            let asked = ask(kind, id, fields.get("kind"));
+            let asked = ask(kind, id);
             Ok(screen(&console, &signed, Some(asked)).await?.answer())
         }
         (Some("revoke-key"), Some(kind)) => {
@@ -254,14 +256,16 @@ pub async fn act(
     }
 }
 
-fn ask(kind: &str, id: Uuid, shown: Option<&str>) -> Block {
-    let whose = match shown {
-        Some("service") => "the product's programs that use it are refused",
+fn ask(kind: &str, id: Uuid) -> Block {
+    let whose = match kind {
+        "service" => "the product's programs that use it are refused",
         _ => "the operators' programs that use it are refused",
     };
     Block::Form(Form {
         title: "Revoke the key?".to_owned(),
-        text: format!("It ends with the next request, on every replica: {whose}. It cannot be taken back."),
+        text: format!(
+            "It ends with the next request, on every replica: {whose}. It cannot be taken back."
+        ),
         action: PATH.to_owned(),
         hidden: vec![("kind", kind.to_owned()), ("key", id.to_string())],
         buttons: vec![button("revoke-key", "Revoke it", Tone::Bad)],
@@ -317,7 +321,11 @@ pub async fn one(
                 ("Id", Cell::Code(found.id.to_string())),
             ],
         })
-        .with(sessions(&open, None, may_act.then_some((&signed, &action))))
+        .with(sessions(
+            &open,
+            None,
+            may_act.then_some((&signed, &*action)),
+        ))
         .with_all(end_all)
         .answer())
 }
@@ -329,11 +337,7 @@ async fn found(console: &Console, user: Uuid) -> Result<OperatorUser, Refusal> {
 }
 
 /// A table of sessions, with a button to end each for who may.
-pub fn sessions(
-    open: &[OpenSession],
-    own: Option<Uuid>,
-    ends: Option<(&Signed, &str)>,
-) -> Block {
+pub fn sessions(open: &[OpenSession], own: Option<Uuid>, ends: Option<(&Signed, &str)>) -> Block {
     let row = |session: &OpenSession| {
         let device = session.user_agent.as_deref().unwrap_or("unknown");
         let address = session.ip_address.as_deref().unwrap_or("unknown");
@@ -367,7 +371,14 @@ pub fn sessions(
     Block::Grid(Grid {
         title: "Sessions".to_owned(),
         note: Some("A session ends after two hours without use, and after a day.".to_owned()),
-        columns: vec!["Device", "Address", "Signed in by", "Signed in", "Last seen", ""],
+        columns: vec![
+            "Device",
+            "Address",
+            "Signed in by",
+            "Signed in",
+            "Last seen",
+            "",
+        ],
         rows: open.iter().map(row).collect(),
         empty: "There are none.",
         next: None,

@@ -187,7 +187,10 @@ pub(super) async fn enter(
         console.login.log_out(&former, client).await?;
     }
     let cookie = console.cookie;
-    set(response, &cookie.set(BrowserSession::COOKIE, &session.token));
+    set(
+        response,
+        &cookie.set(BrowserSession::COOKIE, &session.token),
+    );
     set(response, &cookie.clear(steps::COOKIE));
     Ok(())
 }
@@ -233,7 +236,10 @@ pub async fn sign_out(
     Posted { signed, .. }: Posted,
 ) -> Result<Response, Refusal> {
     let client = &signed.operator.client;
-    console.login.log_out(signed.session.token(), client).await?;
+    console
+        .login
+        .log_out(signed.session.token(), client)
+        .await?;
     let mut response = led_to(PATH);
     set(&mut response, &console.cookie.clear(BrowserSession::COOKIE));
     Ok(response)

@@ -74,7 +74,12 @@ impl Step {
 }
 
 /// A page of a step, with the browser's value that its form is bound to.
-fn page(console: &Console, browser: &BrowserSession, screen: Screen, status: StatusCode) -> Response {
+fn page(
+    console: &Console,
+    browser: &BrowserSession,
+    screen: Screen,
+    status: StatusCode,
+) -> Response {
     let mut response = screen.answer_with(status);
     set(&mut response, &console.cookie.set(BEFORE, browser.token()));
     response

@@ -32,7 +32,8 @@ pub struct Asked {
 
 fn provider(console: &Console) -> Result<&SingleSignOn, Problem> {
     let provider = console.single_sign_on.as_ref();
-    provider.ok_or_else(|| Problem::not_found("There is no identity provider: OIDC_ISSUER is not set."))
+    provider
+        .ok_or_else(|| Problem::not_found("There is no identity provider: OIDC_ISSUER is not set."))
 }
 
 pub async fn begin(
@@ -83,7 +84,9 @@ fn refused(console: &Console, failure: SignOnFailure) -> Result<Response, Refusa
         ),
         SignOnFailure::Lies(reason) => (
             StatusCode::BAD_GATEWAY,
-            format!("What {host} says is not believed: {reason}. valuecanvas-billing doctor checks it."),
+            format!(
+                "What {host} says is not believed: {reason}. valuecanvas-billing doctor checks it."
+            ),
         ),
         SignOnFailure::Refused(reason) => (
             StatusCode::FORBIDDEN,

@@ -9,7 +9,9 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::browser::{BrowserSession, SessionCookie};
-use super::callers::{Asked, Caller, ProductUser, Service, Tenant, admit_operator, admit_operator_key, permissions};
+use super::callers::{
+    Asked, Caller, ProductUser, Service, Tenant, admit_operator, admit_operator_key, permissions,
+};
 use super::issued::{self, Issuer};
 use super::lookup::{Lookup, Presented, ValidCredential};
 use super::principal::{no_credential, unauthenticated};

@@ -237,7 +237,7 @@ impl Logins {
             }
             enter_sign_in(&mut tx, &session, account.user_id, by, client).await?;
             tx.commit().await?;
-            Ok(session)
+            Ok::<_, LoginError>(session)
         };
         match finished.await {
             Err(error @ LoginError::Database(_)) => {
@@ -260,7 +260,10 @@ impl Logins {
     }
 
     /// The account of a right password, which is what it was.
-    pub(super) async fn account_of(&self, pending: &Pending) -> Result<(Account, Role), LoginError> {
+    pub(super) async fn account_of(
+        &self,
+        pending: &Pending,
+    ) -> Result<(Account, Role), LoginError> {
         let account = self.account(&pending.email).await?;
         let account = account.filter(|account| account.user_id == pending.user_id);
         let account = account.filter(|account| mark_of(account) == pending.password);
@@ -277,11 +280,7 @@ impl Logins {
     }
 
     /// The account, if the password is its.
-    pub(super) async fn check(
-        &self,
-        email: &str,
-        password: String,
-    ) -> Result<Account, LoginError> {
+    pub(super) async fn check(&self, email: &str, password: String) -> Result<Account, LoginError> {
         let account = self.account(email).await?;
         let hash = account
             .as_ref()

@@ -112,7 +112,9 @@ async fn look_up(pool: &PgPool, presented: &[Presented]) -> Result<FoundCredenti
     let mut conn = db::acquire(pool).await?;
     let mut found = FoundCredentials::new();
     if !sessions.is_empty() {
-        let rows = store::sessions::find(&mut conn, &sessions).await?.into_iter();
+        let rows = store::sessions::find(&mut conn, &sessions)
+            .await?
+            .into_iter();
         found.extend(rows.map(|(hash, row)| {
             let presented = alone(Credential::Session(hash));
             (presented, ValidCredential::Session(row))

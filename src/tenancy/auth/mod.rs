@@ -59,7 +59,8 @@ pub use by::By;
 pub use guard::{Guard, Standing};
 pub use login::{Begun, LoginError, Logins, Session, log_out};
 pub use oidc::{
-    Answered, CALLBACK as OIDC_CALLBACK, Failure as SignOnFailure, SingleSignOn, reach as reach_provider,
+    Answered, CALLBACK as OIDC_CALLBACK, Failure as SignOnFailure, SingleSignOn,
+    reach as reach_provider,
 };
 pub use operator_keys::{
     DoubtfulKey, NewOperatorKey, OperatorKey, create_operator_key, doubtful_operator_keys,
@@ -77,7 +78,9 @@ pub use second_factor::{
 pub use service_keys::{
     NewServiceKey, ServiceKey, create_service_key, list_service_keys, revoke_service_key,
 };
-pub use sessions::{OpenSession, SignedInBy, end_session, end_sessions, id_of_token, open_sessions};
+pub use sessions::{
+    OpenSession, SignedInBy, end_session, end_sessions, id_of_token, open_sessions,
+};
 pub use token::{Credential, parse as parse_credential};
 pub use users::{
     Created, NewUser, User, UserError, Which, add_member, create_user, disable_user, enable_user,

@@ -15,8 +15,7 @@ use super::password::{PasswordError, generated};
 use super::store::{self, Filter};
 use super::{
     By, Created, Hasher, NewUser, Operator, Role, User, UserError, Which, create_user,
-    disable_user, enable_user, key_routes, operator_key_routes, session_routes, set_password,
-    user,
+    disable_user, enable_user, key_routes, operator_key_routes, session_routes, set_password, user,
 };
 use crate::audit;
 use crate::db::WorkerTx;

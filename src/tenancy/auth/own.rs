@@ -81,7 +81,10 @@ impl Logins {
         if password::check(&current).is_err() {
             return Err(OwnError::WrongPassword);
         }
-        let email = user(&self.pool, own.user_id).await.map_err(own_error)?.email;
+        let email = user(&self.pool, own.user_id)
+            .await
+            .map_err(own_error)?
+            .email;
         let (_admitted, attempt) = self.attempt(&email, own.client).await?;
         match self.check(&email, current).await {
             Ok(_) => {
@@ -124,11 +127,7 @@ impl Logins {
     }
 
     /// The same for who has given the password, and needs a second factor to go on.
-    pub async fn propose_to(
-        &self,
-        pending: &str,
-        before: &str,
-    ) -> Result<Proposal, LoginError> {
+    pub async fn propose_to(&self, pending: &str, before: &str) -> Result<Proposal, LoginError> {
         let pending = self.pending(Pending::ENROLMENT, pending).await?;
         let proposed = self.proposed_again(pending.user_id, &pending.email, before);
         Ok(proposed.await?)

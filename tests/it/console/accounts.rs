@@ -110,7 +110,12 @@ async fn sessions_are_listed_with_where_they_are_from_and_end_on_every_replica()
     let mut third = Browser::of(&desk.service, OPERATOR).await;
     let page = here.get(ACCOUNT).await;
     is_ok(&page);
-    assert_eq!(page.text.matches("127.0.0.1</span>").count(), 3, "{}", page.text);
+    assert_eq!(
+        page.text.matches("127.0.0.1</span>").count(),
+        3,
+        "{}",
+        page.text
+    );
     assert_eq!(page.text.matches(">this one<").count(), 1);
     // The one that was used last comes first; one of the others is ended.
     let one = page.after("name=\"session\" value=\"");
@@ -186,12 +191,26 @@ async fn a_new_password_ends_the_other_sessions_and_the_old_one_is_asked_for() {
     let mut here = Browser::of(&desk.service, OPERATOR).await;
     let mut there = Browser::of(&desk.service, OPERATOR).await;
     let change = |current: &'static str, new: &'static str, again: &'static str| {
-        [("do", "password"), ("current", current), ("new", new), ("again", again)]
+        [
+            ("do", "password"),
+            ("current", current),
+            ("new", new),
+            ("again", again),
+        ]
     };
     for (fields, said) in [
-        (change("a wrong one", "another one", "another one"), "password of now is wrong"),
-        (change(PASSWORD, "another one", "another two"), "two new passwords differ"),
-        (change(PASSWORD, "short", "short"), "expected a password of 6 to"),
+        (
+            change("a wrong one", "another one", "another one"),
+            "password of now is wrong",
+        ),
+        (
+            change(PASSWORD, "another one", "another two"),
+            "two new passwords differ",
+        ),
+        (
+            change(PASSWORD, "short", "short"),
+            "expected a password of 6 to",
+        ),
     ] {
         let page = here.post(ACCOUNT, &fields).await;
         assert_eq!(page.status, 422, "{}", page.text);
@@ -216,22 +235,31 @@ async fn a_second_factor_is_asked_for_wherever_an_operator_signs_in() {
     let mut there = Browser::of(&desk.service, OPERATOR).await;
     let (secret, _) = desk.enrolled(&mut here).await;
     assert!(here.is_signed_in().await);
-    assert!(!there.is_signed_in().await, "its session had a password alone");
+    assert!(
+        !there.is_signed_in().await,
+        "its session had a password alone"
+    );
 
     let page = there.sign_in(OPERATOR, PASSWORD).await;
     assert_eq!((page.status, page.location.starts_with(CODE)), (303, true));
-    assert!(!there.is_signed_in().await, "the password alone is no session");
+    assert!(
+        !there.is_signed_in().await,
+        "the password alone is no session"
+    );
     // That of the enrolment was used.
     let page = there.code(&code(&secret)).await;
     assert_eq!(page.status, 422, "{}", page.text);
     assert!(page.text.contains("wrong, or was used"), "{}", page.text);
     let page = there.code(&next_code(&secret)).await;
-    assert_eq!((page.status, &*page.location), (303, "/console"), "{}", page.text);
+    assert_eq!(
+        (page.status, &*page.location),
+        (303, "/console"),
+        "{}",
+        page.text
+    );
     assert!(there.is_signed_in().await);
 
-    let login = |code: Option<&str>| {
-        json!({"email": OPERATOR, "password": PASSWORD, "code": code})
-    };
+    let login = |code: Option<&str>| json!({"email": OPERATOR, "password": PASSWORD, "code": code});
     let (status, problem) = desk.log_in(login(None)).await;
     assert_eq!((status, &problem["code"]), (401, &json!("code_required")));
     let (status, problem) = desk.log_in(login(Some(&next_code(&secret)))).await;
@@ -269,9 +297,13 @@ async fn a_code_is_for_the_browser_and_the_password_that_asked_for_it() {
     // What is sealed cannot be made up, and a planted session is none.
     there.sign_in(OPERATOR, PASSWORD).await;
     let sealed = there.cookies["console-step"].clone();
-    there.cookies.insert("console-step".to_owned(), format!("{sealed}A"));
+    there
+        .cookies
+        .insert("console-step".to_owned(), format!("{sealed}A"));
     assert_eq!(there.code(&right).await.location, "/console/sign-in");
-    there.cookies.insert("console-step".to_owned(), sealed.clone());
+    there
+        .cookies
+        .insert("console-step".to_owned(), sealed.clone());
     let planted = format!("vcs_{}", "a".repeat(64));
     there.cookies.insert("console".to_owned(), planted.clone());
     let page = there.code(&right).await;
@@ -346,7 +378,11 @@ async fn guesses_of_codes_are_slowed_down() {
         .await;
     let page = there.code(&code(&secret)).await;
     assert_eq!(page.status, 429, "{}", page.text);
-    assert!(page.text.contains("Too many failed attempts"), "{}", page.text);
+    assert!(
+        page.text.contains("Too many failed attempts"),
+        "{}",
+        page.text
+    );
     assert!(!there.is_signed_in().await);
 }
 
@@ -369,7 +405,10 @@ async fn where_it_is_required_one_sets_it_up_at_sign_in() {
     let strict = TestService::beside_with(&desk.service, options).await;
     assert!(before.is_signed_in().await);
     before.service = &strict;
-    assert!(!before.is_signed_in().await, "a password alone is not enough any more");
+    assert!(
+        !before.is_signed_in().await,
+        "a password alone is not enough any more"
+    );
     let token = before.cookies["console"].clone();
     let request = strict.get("/api/operator/organizations").bearer_auth(token);
     assert_eq!(request.send().await.unwrap().status(), 401);
@@ -398,7 +437,10 @@ async fn where_it_is_required_one_sets_it_up_at_sign_in() {
     is_ok(&page);
     assert_eq!(page.recovery_codes().len(), 10);
     assert!(browser.is_signed_in().await);
-    let remove = [("do", "remove-second-factor"), ("code", &*next_code(&secret))];
+    let remove = [
+        ("do", "remove-second-factor"),
+        ("code", &*next_code(&secret)),
+    ];
     assert_eq!(browser.post(ACCOUNT, &remove).await.status, 409);
 }
 
@@ -419,5 +461,9 @@ async fn a_lost_second_factor_is_removed_by_a_command() {
                     AND actor_type = 'system' AND metadata->'initiator' IS NOT NULL";
     assert_eq!(desk.service.db.count(entered).await, 1);
     let ran = run_on(&desk.service.db, &reset).await;
-    assert!(ran.stderr.contains("has no second factor"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("has no second factor"),
+        "{}",
+        ran.stderr
+    );
 }

@@ -6,6 +6,7 @@ mod forms;
 mod operators;
 mod pages;
 mod sessions;
+mod sign_on;
 mod single_sign_on;
 mod stored;
 

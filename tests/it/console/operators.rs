@@ -69,7 +69,12 @@ async fn who_only_reads_sees_operators_and_keys_and_no_buttons() {
     let id = "SELECT id::text FROM operator_api_keys";
     let id = desk.service.db.value(id).await;
     for act in [
-        vec![("do", "create-key"), ("name", "a"), ("role", "operator"), ("lasts", "0")],
+        vec![
+            ("do", "create-key"),
+            ("name", "a"),
+            ("role", "operator"),
+            ("lasts", "0"),
+        ],
         vec![("do", "revoke-key"), ("kind", "operator"), ("key", &*id)],
     ] {
         assert_eq!(reader.post(PATH, &act).await.status, 403);
@@ -90,7 +95,13 @@ async fn a_form_of_another_session_does_nothing() {
         ("/console/account", "remove-second-factor"),
     ] {
         let path = format!("{path}?once={}", Uuid::now_v7());
-        let form = [("csrf", &*token), ("do", act), ("name", "a"), ("role", "operator"), ("lasts", "0")];
+        let form = [
+            ("csrf", &*token),
+            ("do", act),
+            ("name", "a"),
+            ("role", "operator"),
+            ("lasts", "0"),
+        ];
         let page = browser.send(Method::POST, &path, &form).await;
         assert_eq!(page.status, 403, "{act}: {}", page.text);
     }

@@ -82,14 +82,21 @@ fn refused(page: &Page, status: u16, said: &str) {
     assert_eq!(page.status, status, "{}", page.text);
     assert!(page.text.contains(said), "{said}: {}", page.text);
     assert!(page.text.contains("You are not signed in"), "{}", page.text);
-    assert!(!page.cookies.iter().any(|cookie| cookie.starts_with("console=v")));
+    assert!(
+        !page
+            .cookies
+            .iter()
+            .any(|cookie| cookie.starts_with("console=v"))
+    );
 }
 
 #[tokio::test]
 async fn groups_give_the_role_and_the_code_is_bound_to_the_browser() {
     let site = Site::open().await;
     let mut browser = Browser::new(&site.service);
-    let page = browser.get("/console/sign-in?next=%2Fconsole%2Fwebhooks").await;
+    let page = browser
+        .get("/console/sign-in?next=%2Fconsole%2Fwebhooks")
+        .await;
     is_ok(&page);
     assert!(!page.text.contains("type=\"password\""), "{}", page.text);
     let begin = page.after("class=\"button\" href=\"").replace("&#38;", "&");
@@ -100,10 +107,17 @@ async fn groups_give_the_role_and_the_code_is_bound_to_the_browser() {
     let back = format!("{}{CALLBACK}", site.service.base);
     assert_eq!(asked.get("redirect_uri"), back);
 
-    let claims = site.provider.claims(asked.get("nonce"), &["x", "billing-operators"]);
+    let claims = site
+        .provider
+        .claims(asked.get("nonce"), &["x", "billing-operators"]);
     site.provider.signs(&site.keys[0], &claims, json!({})).await;
     let page = browser.get(&asked.back()).await;
-    assert_eq!((page.status, &*page.location), (303, "/console/webhooks"), "{}", page.text);
+    assert_eq!(
+        (page.status, &*page.location),
+        (303, "/console/webhooks"),
+        "{}",
+        page.text
+    );
     is_ok(&browser.get("/console/webhooks").await);
     assert_eq!(site.role().await, "operator");
     let (form, credentials) = site.provider.asked();
@@ -122,7 +136,11 @@ async fn groups_give_the_role_and_the_code_is_bound_to_the_browser() {
     let again = browser.get(&asked.back()).await;
     refused(&again, 403, "Begin again");
     let account = browser.get("/console/account").await;
-    assert!(account.text.contains("identity provider"), "{}", account.text);
+    assert!(
+        account.text.contains("identity provider"),
+        "{}",
+        account.text
+    );
     assert!(!account.text.contains("type=\"password\""));
     let entered = "billing_audit_log WHERE action = 'operator_signed_in'
                     AND after_state->>'by' = 'oidc'";
@@ -133,16 +151,22 @@ async fn groups_give_the_role_and_the_code_is_bound_to_the_browser() {
 async fn who_loses_the_group_loses_the_role_and_the_session() {
     let site = Site::open().await;
     let mut first = Browser::new(&site.service);
-    let page = site.signs_in(&mut first, &["billing-operators"], json!({})).await;
+    let page = site
+        .signs_in(&mut first, &["billing-operators"], json!({}))
+        .await;
     assert_eq!(page.status, 303, "{}", page.text);
     let mut second = Browser::new(&site.service);
-    let page = site.signs_in(&mut second, &["billing-support"], json!({})).await;
+    let page = site
+        .signs_in(&mut second, &["billing-support"], json!({}))
+        .await;
     assert_eq!(page.status, 303, "{}", page.text);
     // The session of before does what the role does now.
     assert_eq!(site.role().await, "operator.read");
     let home = first.get("/console").await;
     assert!(home.text.contains("Read only"), "{}", home.text);
-    let post = first.post("/console/operators", &[("do", "create-key")]).await;
+    let post = first
+        .post("/console/operators", &[("do", "create-key")])
+        .await;
     assert_eq!(post.status, 403);
 
     let mut third = Browser::new(&site.service);
@@ -155,7 +179,9 @@ async fn who_loses_the_group_loses_the_role_and_the_session() {
     let set = "billing_audit_log WHERE action = 'operator_role_set'";
     assert_eq!(site.service.db.count(set).await, 3);
     // Back in the group, they are an operator again: the same one.
-    let page = site.signs_in(&mut third, &["billing-operators"], json!({})).await;
+    let page = site
+        .signs_in(&mut third, &["billing-operators"], json!({}))
+        .await;
     assert_eq!(page.status, 303, "{}", page.text);
     assert_eq!(site.service.db.count("users").await, 1);
     site.service
@@ -163,14 +189,20 @@ async fn who_loses_the_group_loses_the_role_and_the_session() {
         .execute("UPDATE users SET disabled_at = now()")
         .await;
     assert_eq!(third.get("/console").await.status, 303);
-    let page = site.signs_in(&mut third, &["billing-operators"], json!({})).await;
+    let page = site
+        .signs_in(&mut third, &["billing-operators"], json!({}))
+        .await;
     refused(&page, 403, "disabled here");
 }
 
 #[tokio::test]
 async fn an_unknown_group_gives_nothing() {
     let site = Site::open().await;
-    for groups in [json!([]), json!(["Billing-Operators"]), json!({"billing-operators": true})] {
+    for groups in [
+        json!([]),
+        json!(["Billing-Operators"]),
+        json!({"billing-operators": true}),
+    ] {
         let mut browser = Browser::new(&site.service);
         let changes = json!({"groups": groups});
         let page = site.signs_in(&mut browser, &[], changes).await;
@@ -195,12 +227,16 @@ async fn a_wrong_token_signs_nobody_in() {
         (json!({"iat": now + 3_600}), "iat"),
         (json!({"sub": ""}), "sub"),
     ] {
-        let page = site.signs_in(&mut browser, &["billing-operators"], changes).await;
+        let page = site
+            .signs_in(&mut browser, &["billing-operators"], changes)
+            .await;
         refused(&page, 502, said);
     }
     // Clocks may differ by a minute.
     let skewed = json!({"exp": now - 30, "iat": now + 30});
-    let page = site.signs_in(&mut browser, &["billing-operators"], skewed).await;
+    let page = site
+        .signs_in(&mut browser, &["billing-operators"], skewed)
+        .await;
     assert_eq!(page.status, 303, "{}", page.text);
 }
 
@@ -210,10 +246,16 @@ async fn an_answer_to_another_sign_in_is_not_taken() {
     let (mut mine, mut theirs) = (Browser::new(&site.service), Browser::new(&site.service));
     let asked = Asked::of(&mine.get(BEGIN).await);
     let other = Asked::of(&theirs.get(BEGIN).await);
-    let claims = site.provider.claims(asked.get("nonce"), &["billing-operators"]);
+    let claims = site
+        .provider
+        .claims(asked.get("nonce"), &["billing-operators"]);
     site.provider.signs(&site.keys[0], &claims, json!({})).await;
     // Somebody else's answer, in a link that a victim follows: they have no such sign-in.
-    refused(&Browser::new(&site.service).get(&asked.back()).await, 403, "Begin again");
+    refused(
+        &Browser::new(&site.service).get(&asked.back()).await,
+        403,
+        "Begin again",
+    );
     refused(&theirs.get(&asked.back()).await, 403, "Begin again");
     // Each sign-in is over with its first answer.
     refused(&theirs.get(&other.back()).await, 403, "Begin again");
@@ -244,25 +286,33 @@ async fn an_answer_to_another_sign_in_is_not_taken() {
 async fn keys_rotate_and_a_key_that_is_not_published_signs_nothing() {
     let site = Site::open().await;
     let mut browser = Browser::new(&site.service);
-    let page = site.signs_in(&mut browser, &["billing-operators"], json!({})).await;
+    let page = site
+        .signs_in(&mut browser, &["billing-operators"], json!({}))
+        .await;
     assert_eq!(page.status, 303, "{}", page.text);
     // Another key, published meanwhile: it is read when a token names it.
     site.provider.publish(&[&site.keys[0], &site.keys[1]]);
     let asked = Asked::of(&browser.get(BEGIN).await);
-    let claims = site.provider.claims(asked.get("nonce"), &["billing-operators"]);
+    let claims = site
+        .provider
+        .claims(asked.get("nonce"), &["billing-operators"]);
     let mut forged = site.keys[1].clone();
     forged.private = site.keys[0].private.clone();
     forged.header = json!({"alg": "ES256", "kid": "key-1"});
     site.provider.signs(&forged, &claims, json!({})).await;
     refused(&browser.get(&asked.back()).await, 502, "does not publish");
     let asked = Asked::of(&browser.get(BEGIN).await);
-    let claims = site.provider.claims(asked.get("nonce"), &["billing-operators"]);
+    let claims = site
+        .provider
+        .claims(asked.get("nonce"), &["billing-operators"]);
     site.provider.signs(&site.keys[1], &claims, json!({})).await;
     let page = browser.get(&asked.back()).await;
     assert_eq!(page.status, 303, "{}", page.text);
     // None at all.
     let asked = Asked::of(&browser.get(BEGIN).await);
-    let claims = site.provider.claims(asked.get("nonce"), &["billing-operators"]);
+    let claims = site
+        .provider
+        .claims(asked.get("nonce"), &["billing-operators"]);
     let head = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","kid":"key-0"}"#);
     let body = URL_SAFE_NO_PAD.encode(claims.to_string());
     site.provider
@@ -276,7 +326,8 @@ async fn groups_may_come_from_userinfo_if_it_is_about_the_same_user() {
     let mut browser = Browser::new(&site.service);
     let without = json!({"groups": null, "email": null});
     let groups = json!(["billing-support"]);
-    site.provider.tells(json!({"sub": "somebody else", "groups": groups}));
+    site.provider
+        .tells(json!({"sub": "somebody else", "groups": groups}));
     let page = site.signs_in(&mut browser, &[], without.clone()).await;
     refused(&page, 502, "another user");
     let said = json!({"sub": "ada", "groups": groups, "email": "ada@example.com"});
@@ -297,11 +348,14 @@ async fn a_provider_that_is_down_or_another_is_said_to_be_on_a_page() {
     let mut browser = Browser::new(&site.service);
     refused(&browser.get(BEGIN).await, 502, "another issuer");
     site.provider.discovers(site.provider.discovery());
-    let replica = TestService::beside_with(&site.service, Options {
-        workers: 0,
-        surface: site.provider.surface(),
-        ..Options::default()
-    })
+    let replica = TestService::beside_with(
+        &site.service,
+        Options {
+            workers: 0,
+            surface: site.provider.surface(),
+            ..Options::default()
+        },
+    )
     .await;
     let mut browser = Browser::new(&replica);
     let asked = Asked::of(&browser.get(BEGIN).await);

@@ -57,7 +57,11 @@ async fn answer(
             let form = String::from_utf8(body.to_vec()).unwrap();
             said.asked = Some((form, credentials.unwrap_or_default()));
             let refused = said.tokens.get("error").is_some();
-            let status = if refused { StatusCode::BAD_REQUEST } else { StatusCode::OK };
+            let status = if refused {
+                StatusCode::BAD_REQUEST
+            } else {
+                StatusCode::OK
+            };
             (status, Json(said.tokens.clone())).into_response()
         }
         "/me" if headers["authorization"] == "Bearer opaque" => {

@@ -61,17 +61,23 @@ fn read(
     let several = claims.get("aud").and_then(Value::as_array);
     let several = several.is_some_and(|all| all.len() > 1);
     if (several || claims.contains_key("azp")) && text("azp") != Some(&config.client_id) {
-        return Err(Failure::lies("its ID token was made for another client (azp)"));
+        return Err(Failure::lies(
+            "its ID token was made for another client (azp)",
+        ));
     }
     // A token of another sign-in is not taken for this one's.
     let said = text("nonce").unwrap_or_default();
     if said.is_empty() || !bool::from(said.as_bytes().ct_eq(nonce.as_bytes())) {
-        return Err(Failure::lies("its ID token answers another sign-in (nonce)"));
+        return Err(Failure::lies(
+            "its ID token answers another sign-in (nonce)",
+        ));
     }
     let latest = now.as_second().saturating_add(SKEW_SECS.cast_signed());
     let issued = claims.get("iat").and_then(Value::as_i64);
     if issued.is_none_or(|at| at > latest) {
-        return Err(Failure::lies("its ID token was issued in the future (iat): compare the clocks"));
+        return Err(Failure::lies(
+            "its ID token was issued in the future (iat): compare the clocks",
+        ));
     }
     let subject = text("sub").filter(|sub| !sub.is_empty() && sub.len() <= LONGEST_SUBJECT);
     Ok(Identity {
@@ -161,8 +167,14 @@ mod tests {
         assert_eq!(found.groups, Some(vec!["ops".to_owned()]));
         assert_eq!(found.email.as_deref(), Some("jo@example.com"));
         assert!(of("azp", json!("billing")).is_ok());
-        assert_eq!(of("groups", json!("ops")).unwrap().groups, Some(vec!["ops".to_owned()]));
-        assert_eq!(of("groups", json!({"ops": true})).unwrap().groups, Some(Vec::new()));
+        assert_eq!(
+            of("groups", json!("ops")).unwrap().groups,
+            Some(vec!["ops".to_owned()])
+        );
+        assert_eq!(
+            of("groups", json!({"ops": true})).unwrap().groups,
+            Some(Vec::new())
+        );
         assert_eq!(of("email", json!("no address")).unwrap().email, None);
         for (member, value) in [
             ("iss", json!("https://id.example.com/")),

@@ -93,7 +93,9 @@ impl Discovery {
         let request = self.client.get(self.address.clone());
         let (status, said): (_, Value) = answer(request).await?;
         if status != 200 {
-            return Err(Failure::Unavailable(format!("its discovery answers {status}")));
+            return Err(Failure::Unavailable(format!(
+                "its discovery answers {status}"
+            )));
         }
         parse(&said, config)
     }
@@ -102,7 +104,9 @@ impl Discovery {
 fn parse(said: &Value, config: &OidcConfig) -> Result<Provider, Failure> {
     // Another issuer's tokens would be taken for this one's.
     if said["issuer"].as_str() != Some(&config.issuer) {
-        return Err(Failure::lies("its discovery is another issuer's than OIDC_ISSUER"));
+        return Err(Failure::lies(
+            "its discovery is another issuer's than OIDC_ISSUER",
+        ));
     }
     let address = |name: &str| {
         let url = said[name].as_str().and_then(|text| Url::parse(text).ok());
@@ -137,13 +141,17 @@ pub async fn answer<T: DeserializeOwned>(
     request: reqwest::RequestBuilder,
 ) -> Result<(u16, T), Failure> {
     let unavailable = |error| Failure::Unavailable(http_client::reason(error));
-    let request = request.timeout(TIMEOUT).header("accept", "application/json");
+    let request = request
+        .timeout(TIMEOUT)
+        .header("accept", "application/json");
     let mut answer = request.send().await.map_err(unavailable)?;
     let status = answer.status().as_u16();
     let mut body = Vec::new();
     while let Some(piece) = answer.chunk().await.map_err(unavailable)? {
         if body.len() + piece.len() > LARGEST {
-            return Err(Failure::Lies(format!("what it answers is longer than {LARGEST} bytes")));
+            return Err(Failure::Lies(format!(
+                "what it answers is longer than {LARGEST} bytes"
+            )));
         }
         body.extend_from_slice(&piece);
     }
@@ -151,7 +159,8 @@ pub async fn answer<T: DeserializeOwned>(
         return Err(Failure::Unavailable(format!("it answers {status}")));
     }
     let said = serde_json::from_slice(&body);
-    let said = said.map_err(|_| Failure::lies("what it answers is not the JSON of the protocol"))?;
+    let said =
+        said.map_err(|_| Failure::lies("what it answers is not the JSON of the protocol"))?;
     Ok((status, said))
 }
 
@@ -189,7 +198,10 @@ mod tests {
             ("issuer", json!("https://id.example.com/")),
             ("issuer", json!("https://evil.example.com")),
             ("issuer", json!(null)),
-            ("authorization_endpoint", json!("http://id.example.com/auth")),
+            (
+                "authorization_endpoint",
+                json!("http://id.example.com/auth"),
+            ),
             ("token_endpoint", json!("javascript:alert(1)")),
             ("jwks_uri", json!(null)),
             ("userinfo_endpoint", json!("http://id.example.com/me")),

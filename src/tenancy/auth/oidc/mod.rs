@@ -108,11 +108,7 @@ fn random() -> String {
 
 impl SingleSignOn {
     /// `pool` is that of logins.
-    pub fn new(
-        config: OidcConfig,
-        public_url: &str,
-        pool: PgPool,
-    ) -> Result<Self, reqwest::Error> {
+    pub fn new(config: OidcConfig, public_url: &str, pool: PgPool) -> Result<Self, reqwest::Error> {
         issued::install();
         Ok(Self(Arc::new(Inner {
             discovery: Discovery::new(&config)?,
@@ -202,7 +198,9 @@ impl SingleSignOn {
         if let Some(error) = answered.error {
             return Err(Failure::Refused(error.chars().take(100).collect()));
         }
-        let code = answered.code.filter(|code| !code.is_empty() && code.len() <= 4_096);
+        let code = answered
+            .code
+            .filter(|code| !code.is_empty() && code.len() <= 4_096);
         let code = code.ok_or_else(|| Failure::lies("the answer has no code"))?;
         let provider = self.0.discovery.provider(&self.0.config).await?;
         let tokens = self.tokens(&provider, &code, &flow.verifier).await?;
@@ -241,7 +239,9 @@ impl SingleSignOn {
         match said["error"].as_str() {
             Some(error) => Err(Failure::Refused(error.chars().take(100).collect())),
             None if status == 200 => Ok(said),
-            None => Err(Failure::Lies(format!("its token endpoint answers {status}"))),
+            None => Err(Failure::Lies(format!(
+                "its token endpoint answers {status}"
+            ))),
         }
     }
 
@@ -276,8 +276,7 @@ impl SingleSignOn {
             claims::check(&token, head.algorithm, &key, &config, &nonce, now)
         });
         let checked = checking.await;
-        let mut identity =
-            checked.map_err(|error| Failure::Unavailable(error.to_string()))??;
+        let mut identity = checked.map_err(|error| Failure::Unavailable(error.to_string()))??;
         if identity.groups.is_none() || identity.email.is_none() {
             self.ask_more(provider, tokens, &mut identity).await?;
         }
@@ -297,7 +296,9 @@ impl SingleSignOn {
         let request = self.0.discovery.client().get(userinfo.clone());
         let (status, said): (_, Map<String, Value>) = answer(request.bearer_auth(access)).await?;
         if status != 200 {
-            return Err(Failure::Lies(format!("its userinfo endpoint answers {status}")));
+            return Err(Failure::Lies(format!(
+                "its userinfo endpoint answers {status}"
+            )));
         }
         // It could be somebody else's.
         if said.get("sub").and_then(Value::as_str) != Some(&identity.subject) {
@@ -369,7 +370,9 @@ fn failed(failure: &Failure) {
             tracing::warn!(error = %failure, "Operators cannot sign in by their identity provider");
             "unavailable"
         }
-        Failure::Refused(_) | Failure::BeginAgain | Failure::NoRole | Failure::Disabled => "refused",
+        Failure::Refused(_) | Failure::BeginAgain | Failure::NoRole | Failure::Disabled => {
+            "refused"
+        }
     };
     metrics::oidc_sign_in(outcome);
 }

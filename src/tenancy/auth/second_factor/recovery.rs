@@ -14,7 +14,10 @@ const ALPHABET: &[u8; 32] = b"abcdefghjkmnpqrstuvwxyz023456789";
 pub fn new() -> String {
     let random = rand::random::<[u8; LETTERS]>();
     let letters = random.map(|byte| char::from(ALPHABET[usize::from(byte) % ALPHABET.len()]));
-    let groups: Vec<String> = letters.chunks(4).map(|group| group.iter().collect()).collect();
+    let groups: Vec<String> = letters
+        .chunks(4)
+        .map(|group| group.iter().collect())
+        .collect();
     groups.join("-")
 }
 
@@ -44,7 +47,13 @@ mod tests {
         assert_eq!(hash(user, &typed), Some(own));
         assert_ne!(hash(Uuid::now_v7(), &code), Some(own), "of one user");
         assert_ne!(new(), code);
-        for wrong in ["", "123456", "k7wq-3mzp-xa9d", &"a".repeat(65), "l7wq-3mzp-xa9d-v2hc"] {
+        for wrong in [
+            "",
+            "123456",
+            "k7wq-3mzp-xa9d",
+            &"a".repeat(65),
+            "l7wq-3mzp-xa9d-v2hc",
+        ] {
             assert_eq!(hash(user, wrong), None, "{wrong}");
         }
     }

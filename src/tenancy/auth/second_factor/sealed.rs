@@ -44,7 +44,9 @@ pub fn open<T: DeserializeOwned>(
     }
     let bytes = URL_SAFE_NO_PAD.decode(sealed).ok()?;
     let (content, signature) = bytes.split_at_checked(bytes.len().checked_sub(SIGNATURE_BYTES)?)?;
-    signing(key, purpose, content).verify_slice(signature).ok()?;
+    signing(key, purpose, content)
+        .verify_slice(signature)
+        .ok()?;
     let content: Content<T> = serde_json::from_slice(content).ok()?;
     (content.until > now.as_second()).then_some(content.said)
 }

@@ -86,7 +86,13 @@ mod tests {
     fn a_code_counts_a_step_early_or_late_and_once() {
         let code = "005924";
         let step = 1_234_567_890 / 30;
-        for (secs, found) in [(-60, None), (-30, Some(step)), (0, Some(step)), (30, Some(step)), (60, None)] {
+        for (secs, found) in [
+            (-60, None),
+            (-30, Some(step)),
+            (0, Some(step)),
+            (30, Some(step)),
+            (60, None),
+        ] {
             let now = at(1_234_567_890 + secs);
             assert_eq!(step_of(SECRET, code, 0, now), found, "{secs}");
         }

@@ -8,10 +8,7 @@ use super::sessions::IDLE_SECS;
 use crate::tenancy::auth::OperatorUser;
 
 /// Lists operators, oldest first: of those who are disabled as well.
-pub async fn list(
-    conn: &mut PgConnection,
-    most: i64,
-) -> Result<Vec<OperatorUser>, sqlx::Error> {
+pub async fn list(conn: &mut PgConnection, most: i64) -> Result<Vec<OperatorUser>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT u.id, u.email, u.operator, u.operator_reads, u.created_at, u.disabled_at,
                   u.password_hash IS NOT NULL AS "password!",

@@ -85,9 +85,12 @@ pub async fn replace_recovery_codes(
     codes: &[Hash],
 ) -> Result<(), sqlx::Error> {
     let codes: Vec<&[u8]> = codes.iter().map(|hash| hash.as_slice()).collect();
-    sqlx::query!("DELETE FROM operator_recovery_codes WHERE user_id = $1", user_id)
-        .execute(&mut *conn)
-        .await?;
+    sqlx::query!(
+        "DELETE FROM operator_recovery_codes WHERE user_id = $1",
+        user_id
+    )
+    .execute(&mut *conn)
+    .await?;
     sqlx::query!(
         "INSERT INTO operator_recovery_codes (user_id, code_hash)
          SELECT $1, unnest($2::bytea[])",
@@ -101,12 +104,18 @@ pub async fn replace_recovery_codes(
 
 /// Removes a user's factor and recovery codes; false if there is none.
 pub async fn delete(conn: &mut PgConnection, user_id: Uuid) -> Result<bool, sqlx::Error> {
-    sqlx::query!("DELETE FROM operator_recovery_codes WHERE user_id = $1", user_id)
-        .execute(&mut *conn)
-        .await?;
-    let deleted = sqlx::query!("DELETE FROM operator_second_factors WHERE user_id = $1", user_id)
-        .execute(conn)
-        .await?;
+    sqlx::query!(
+        "DELETE FROM operator_recovery_codes WHERE user_id = $1",
+        user_id
+    )
+    .execute(&mut *conn)
+    .await?;
+    let deleted = sqlx::query!(
+        "DELETE FROM operator_second_factors WHERE user_id = $1",
+        user_id
+    )
+    .execute(conn)
+    .await?;
     Ok(deleted.rows_affected() > 0)
 }
 

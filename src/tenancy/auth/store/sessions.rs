@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::{Hash, operator};
 use crate::audit::Client;
-use crate::tenancy::auth::sessions::{OpenSession, SignedInBy, id_of};
 use crate::tenancy::auth::Role;
+use crate::tenancy::auth::sessions::{OpenSession, SignedInBy, id_of};
 
 /// A valid session.
 #[derive(Debug, Clone)]

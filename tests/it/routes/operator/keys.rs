@@ -11,9 +11,7 @@ use super::Desk;
 impl Desk {
     /// An operators' key by the API, and its path.
     async fn key(&self, body: Value) -> (String, String) {
-        let (status, made) = self
-            .ask(Method::POST, "/operator-keys", Some(body))
-            .await;
+        let (status, made) = self.ask(Method::POST, "/operator-keys", Some(body)).await;
         assert_eq!(status, 201, "{made}");
         let id = made["id"].as_str().unwrap();
         let key = made["key"].as_str().unwrap().to_owned();
@@ -57,7 +55,10 @@ async fn an_operators_key_is_shown_once_used_and_revoked_at_once() {
     assert_eq!(shown["role"], "operator");
     assert_eq!(shown["expiresAt"], "2099-01-01T00:00:00Z");
     assert_eq!(shown["lastUsedAt"], Value::Null);
-    let own = desk.service.db.value("SELECT id::text FROM users WHERE operator");
+    let own = desk
+        .service
+        .db
+        .value("SELECT id::text FROM users WHERE operator");
     assert_eq!(shown["createdBy"], own.await);
     assert!(!listed.to_string().contains(&key));
 
@@ -96,17 +97,33 @@ async fn an_operators_key_ends_when_it_was_said_to() {
 async fn a_key_reaches_no_tenants_route_makes_no_operator_and_opens_no_console() {
     let desk = Desk::open().await;
     let (key, path) = desk.key(json!({"role": "operator"})).await;
-    let status = async |method: Method, path: &str, body: Value| {
-        desk.status(&key, method, path, body).await
-    };
-    for tenants in ["/api/billing/plans", "/api/billing/state", "/api/billing/usage"] {
-        assert_eq!(status(Method::GET, tenants, json!({})).await, 403, "{tenants}");
+    let status =
+        async |method: Method, path: &str, body: Value| desk.status(&key, method, path, body).await;
+    for tenants in [
+        "/api/billing/plans",
+        "/api/billing/state",
+        "/api/billing/usage",
+    ] {
+        assert_eq!(
+            status(Method::GET, tenants, json!({})).await,
+            403,
+            "{tenants}"
+        );
     }
-    assert_eq!(status(Method::GET, "/api/organizations", json!({})).await, 403);
-    assert_eq!(status(Method::POST, "/api/auth/logout", json!({})).await, 403);
+    assert_eq!(
+        status(Method::GET, "/api/organizations", json!({})).await,
+        403
+    );
+    assert_eq!(
+        status(Method::POST, "/api/auth/logout", json!({})).await,
+        403
+    );
     for (made, body) in [
         ("operator-keys", json!({"role": "operator.read"})),
-        ("users", json!({"email": "jo@example.com", "role": "operator.read"})),
+        (
+            "users",
+            json!({"email": "jo@example.com", "role": "operator.read"}),
+        ),
     ] {
         let path = format!("/api/operator/{made}");
         assert_eq!(status(Method::POST, &path, body).await, 403, "{made}");
@@ -114,7 +131,10 @@ async fn a_key_reaches_no_tenants_route_makes_no_operator_and_opens_no_console()
     // It may make a tenant's user, and end itself.
     let owner = json!({"email": "jo@example.com", "role": "owner",
                        "organizationId": desk.organization});
-    assert_eq!(status(Method::POST, "/api/operator/users", owner).await, 201);
+    assert_eq!(
+        status(Method::POST, "/api/operator/users", owner).await,
+        201
+    );
     let cookie = format!("console={key}");
     let request = desk.service.get("/console").header("cookie", cookie);
     assert_eq!(request.send().await.unwrap().status(), 303);
@@ -135,9 +155,7 @@ async fn wrong_operators_keys_are_refused() {
         json!({"role": "operator", "name": "a\nb"}),
         json!({"role": "operator", "expiresAt": "2020-01-01T00:00:00Z"}),
     ] {
-        let (status, problem) = desk
-            .ask(Method::POST, "/operator-keys", Some(body))
-            .await;
+        let (status, problem) = desk.ask(Method::POST, "/operator-keys", Some(body)).await;
         assert_eq!(
             (status, &problem["code"]),
             (422, &json!("invalid_api_key")),
