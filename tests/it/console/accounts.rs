@@ -70,21 +70,22 @@ impl Desk {
         (response.status().as_u16(), response.json().await.unwrap())
     }
 
-    /// Gives the operator a second factor: its secret and recovery codes.
-    async fn enrolled(&self, browser: &mut Browser<'_>) -> (Vec<u8>, Vec<String>) {
+    /// Gives the operator a second factor: its secret, recovery codes, and the code that was used.
+    async fn enrolled(&self, browser: &mut Browser<'_>) -> (Vec<u8>, Vec<String>, String) {
         let form = browser.get(ENROLMENT).await;
         is_ok(&form);
         let secret = form.secret();
+        let used = code(&secret);
         let fields = [
             ("csrf", &*form.form_token()),
             ("proposal", &*form.proposal()),
-            ("code", &*code(&secret)),
+            ("code", &*used),
             ("current", PASSWORD),
         ];
         let page = browser.send(Method::POST, ENROLMENT, &fields).await;
         is_ok(&page);
         assert!(page.text.contains("It is in use"), "{}", page.text);
-        (secret, page.recovery_codes())
+        (secret, page.recovery_codes(), used)
     }
 }
 
@@ -233,7 +234,7 @@ async fn a_second_factor_is_asked_for_wherever_an_operator_signs_in() {
     let desk = Desk::open().await;
     let mut here = Browser::of(&desk.service, OPERATOR).await;
     let mut there = Browser::of(&desk.service, OPERATOR).await;
-    let (secret, _) = desk.enrolled(&mut here).await;
+    let (secret, _, used) = desk.enrolled(&mut here).await;
     assert!(here.is_signed_in().await);
     assert!(
         !there.is_signed_in().await,
@@ -247,10 +248,11 @@ async fn a_second_factor_is_asked_for_wherever_an_operator_signs_in() {
         "the password alone is no session"
     );
     // That of the enrolment was used.
-    let page = there.code(&code(&secret)).await;
+    let page = there.code(&used).await;
     assert_eq!(page.status, 422, "{}", page.text);
     assert!(page.text.contains("wrong, or was used"), "{}", page.text);
-    let page = there.code(&next_code(&secret)).await;
+    let used = next_code(&secret);
+    let page = there.code(&used).await;
     assert_eq!(
         (page.status, &*page.location),
         (303, "/console"),
@@ -262,7 +264,7 @@ async fn a_second_factor_is_asked_for_wherever_an_operator_signs_in() {
     let login = |code: Option<&str>| json!({"email": OPERATOR, "password": PASSWORD, "code": code});
     let (status, problem) = desk.log_in(login(None)).await;
     assert_eq!((status, &problem["code"]), (401, &json!("code_required")));
-    let (status, problem) = desk.log_in(login(Some(&next_code(&secret)))).await;
+    let (status, problem) = desk.log_in(login(Some(&used))).await;
     assert_eq!((status, &problem["code"]), (401, &json!("invalid_code")));
     desk.forget_codes().await;
     let (status, session) = desk.log_in(login(Some(&code(&secret)))).await;
@@ -276,7 +278,7 @@ async fn a_second_factor_is_asked_for_wherever_an_operator_signs_in() {
 async fn a_code_is_for_the_browser_and_the_password_that_asked_for_it() {
     let desk = Desk::open().await;
     let mut here = Browser::of(&desk.service, OPERATOR).await;
-    let (secret, _) = desk.enrolled(&mut here).await;
+    let (secret, _, _) = desk.enrolled(&mut here).await;
     desk.forget_codes().await;
     let mut there = Browser::new(&desk.service);
     there.sign_in(OPERATOR, PASSWORD).await;
@@ -306,7 +308,7 @@ async fn a_code_is_for_the_browser_and_the_password_that_asked_for_it() {
         .insert("console-step".to_owned(), sealed.clone());
     let planted = format!("vcs_{}", "a".repeat(64));
     there.cookies.insert("console".to_owned(), planted.clone());
-    let page = there.code(&right).await;
+    let page = there.code(&code(&secret)).await;
     assert_eq!(page.status, 303, "{}", page.text);
     assert_ne!(there.cookies["console"], planted);
     assert!(there.is_signed_in().await);
@@ -332,7 +334,7 @@ async fn a_code_is_for_the_browser_and_the_password_that_asked_for_it() {
 async fn a_recovery_code_is_used_once_and_new_ones_end_the_old() {
     let desk = Desk::open().await;
     let mut here = Browser::of(&desk.service, OPERATOR).await;
-    let (secret, codes) = desk.enrolled(&mut here).await;
+    let (secret, codes, _) = desk.enrolled(&mut here).await;
     assert_eq!(codes.len(), 10);
     let mut there = Browser::new(&desk.service);
     there.sign_in(OPERATOR, PASSWORD).await;
@@ -367,7 +369,7 @@ async fn a_recovery_code_is_used_once_and_new_ones_end_the_old() {
 async fn guesses_of_codes_are_slowed_down() {
     let desk = Desk::open().await;
     let mut here = Browser::of(&desk.service, OPERATOR).await;
-    let (secret, _) = desk.enrolled(&mut here).await;
+    let (secret, _, _) = desk.enrolled(&mut here).await;
     desk.forget_codes().await;
     let mut there = Browser::new(&desk.service);
     there.sign_in(OPERATOR, PASSWORD).await;

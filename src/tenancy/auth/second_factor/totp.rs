@@ -4,11 +4,11 @@
 use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use subtle::ConstantTimeEq as _;
-use totp_rs::{Algorithm, Secret, TOTP};
+use totp_rs::{Algorithm, Builder, Secret, Totp};
 
 /// What authenticators take for a key of HMAC-SHA1.
 pub const SECRET_BYTES: usize = 20;
-const DIGITS: usize = 6;
+const DIGITS: u8 = 6;
 const STEP_SECS: u64 = 30;
 /// The steps before and after ours in which a code counts: clocks differ, and typing takes time.
 const SKEW: u64 = 1;
@@ -22,27 +22,31 @@ pub fn step_of(secret: &[u8], code: &str, last: i64, now: Timestamp) -> Option<i
     let current = u64::try_from(now.as_second()).ok()? / STEP_SECS;
     let steps = current.saturating_sub(SKEW)..=current + SKEW;
     let mut matching = steps.filter(|step| {
-        let expected = own.generate(step * STEP_SECS);
+        let expected = own.generate(step * STEP_SECS).to_string();
         bool::from(expected.as_bytes().ct_eq(code.as_bytes()))
     });
     let step = matching.find_map(|step| i64::try_from(step).ok().filter(|step| *step > last));
-    step.filter(|_| code.len() == DIGITS)
+    step.filter(|_| code.len() == usize::from(DIGITS))
 }
 
 /// The code of a time, as an authenticator shows it.
 pub fn code_at(secret: &[u8], now: Timestamp) -> Option<String> {
     let at = u64::try_from(now.as_second()).ok()?;
-    Some(generator(secret)?.generate(at))
+    Some(generator(secret)?.generate(at).to_string())
 }
 
-fn generator(secret: &[u8]) -> Option<TOTP> {
-    let (digits, skew) = (DIGITS, 0);
-    TOTP::new(Algorithm::SHA1, digits, skew, STEP_SECS, secret.to_vec()).ok()
+fn generator(secret: &[u8]) -> Option<Totp> {
+    let generator = Builder::new()
+        .with_algorithm(Algorithm::SHA1)
+        .with_digits(DIGITS)
+        .with_step_duration(STEP_SECS)
+        .with_secret(secret);
+    generator.build().ok()
 }
 
 /// The secret as one types it.
 pub fn base32(secret: &[u8]) -> String {
-    Secret::Raw(secret.to_vec()).to_encoded().to_string()
+    Secret::from(secret).to_base32()
 }
 
 /// The address that authenticators read from a picture.

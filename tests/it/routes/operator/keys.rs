@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use valuecanvas_billing::tenancy::auth::Role;
+use valuecanvas_billing::tenancy::auth::{Role, doubtful_operator_keys};
 
 use super::Desk;
+use crate::support::program::run_on;
 
 impl Desk {
     /// An operators' key by the API, and its path.
@@ -167,4 +168,83 @@ async fn wrong_operators_keys_are_refused() {
     let body = json!({"eventIds": ["evt_1"]});
     let path = "/api/operator/dead-letters/replay";
     assert_eq!(desk.status(&reader, Method::POST, path, body).await, 403);
+}
+
+#[tokio::test]
+async fn a_command_makes_lists_and_revokes_them() {
+    let desk = Desk::open().await;
+    let db = &desk.service.db;
+    let make = [
+        "api-keys",
+        "create",
+        "--operator",
+        "--name",
+        "nightly",
+        "--json",
+    ];
+    let ran = run_on(db, &make).await;
+    assert_eq!(
+        ran.status, 2,
+        "it says what the key is to do: {}",
+        ran.stderr
+    );
+    let scoped = [&make[..], &["--role", "operator", "--scope", "usage.write"]].concat();
+    assert_eq!(run_on(db, &scoped).await.status, 2);
+    let ran = run_on(db, &[&make[..], &["--role", "operator.read"]].concat()).await;
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let made: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let key = made["key"].as_str().unwrap();
+    assert_eq!(desk.looks(key).await, 200);
+    let ran = run_on(db, &["api-keys", "list", "--operator"]).await;
+    assert!(ran.stdout.contains("nightly") && ran.stdout.contains("operator.read"));
+    assert!(!ran.stdout.contains(key));
+    let id = made["id"].as_str().unwrap();
+    let ran = run_on(db, &["api-keys", "revoke", "--operator", id]).await;
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert_eq!(desk.looks(key).await, 401);
+    assert_eq!(
+        run_on(db, &["api-keys", "revoke", "--operator", id])
+            .await
+            .status,
+        1
+    );
+}
+
+#[tokio::test]
+async fn keys_that_are_unused_old_or_of_somebody_who_is_gone_are_named() {
+    let desk = Desk::open().await;
+    let db = &desk.service.db;
+    db.execute(
+        "INSERT INTO users (id, email, operator, disabled_at)
+           VALUES ('019aab70-0000-7000-8000-000000000009', 'gone@example.com', true, now());
+         INSERT INTO operator_api_keys (id, name, prefix, key_hash, reads_only, created_by,
+                                        created_at, last_used_at, expires_at, revoked_at)
+         SELECT gen_random_uuid(), name, 'vco_00000000', sha256(name::bytea), true,
+                maker::uuid, now() - made::interval, now() - used::interval,
+                now() + ends::interval, now() + revoked::interval
+           FROM (VALUES ('good', NULL, '1 day', '1 hour', NULL, NULL),
+                        ('unused', NULL, '100 days', NULL, '1 day', NULL),
+                        ('old', NULL, '400 days', '1 day', NULL, NULL),
+                        ('orphaned', '019aab70-0000-7000-8000-000000000009', '1 day', '1 hour',
+                         '1 day', NULL),
+                        ('over', NULL, '400 days', NULL, NULL, '-1 day'))
+                AS keys(name, maker, made, used, ends, revoked)",
+    )
+    .await;
+    let now = jiff::Timestamp::now();
+    let found = doubtful_operator_keys(&db.service_pool(), now)
+        .await
+        .unwrap();
+    let said = found.iter();
+    let said: Vec<(&str, bool, bool, bool)> = said
+        .map(|key| (&*key.name, key.unused, key.endless, key.orphaned))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            ("old", false, true, false),
+            ("unused", true, false, false),
+            ("orphaned", false, false, true)
+        ]
+    );
 }
