@@ -30,7 +30,7 @@ use crate::state::{self, States};
 use crate::subscriptions::checkout::{self, routes::Checkouts};
 use crate::subscriptions::{self, Subscriptions};
 use crate::tenancy::auth::portal_routes::{self, PortalSessions};
-use crate::tenancy::auth::{self, Guard, Login, SessionCookie};
+use crate::tenancy::auth::{self, Guard, Login, SessionCookie, SingleSignOn};
 use crate::tenancy::names::Names;
 use crate::tenancy::{audit_log, organizations};
 use crate::webhooks::endpoint::Endpoint;
@@ -44,6 +44,8 @@ pub struct Api {
     pub logins: Login,
     /// Of the console's sessions.
     pub cookie: SessionCookie,
+    /// The operators' identity provider, if there is one.
+    pub single_sign_on: Option<SingleSignOn>,
     pub catalogue: Arc<Catalogue>,
     pub endpoint: Arc<Endpoint>,
     /// For operators' replays.
@@ -160,6 +162,7 @@ impl Api {
             shared: self.shared.clone(),
             login: self.logins.clone(),
             cookie: self.cookie,
+            single_sign_on: self.single_sign_on.clone(),
             webhooks: OperatorState {
                 shared: self.shared.clone(),
                 processor: self.processor.clone(),

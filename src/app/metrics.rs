@@ -14,7 +14,7 @@ use crate::projection;
 use crate::server::budget::{Class, Doing, Shortage};
 use crate::subscriptions::{self, DriftKind, Findings};
 use crate::telemetry::metrics::{self, Labels};
-use crate::tenancy::organizations;
+use crate::tenancy::{auth, organizations};
 use crate::webhooks;
 
 /// Starts to record for `serve`, which found `missing` connections missing.
@@ -32,7 +32,8 @@ pub fn of_service(catalogue: &Catalogue, missing: u32) -> PrometheusHandle {
             .chain(explain::audit_actions())
             .chain(outbox::audit_actions())
             .chain(console::audit_actions())
-            .chain(portal::audit_actions()),
+            .chain(portal::audit_actions())
+            .chain(auth::audit_actions()),
     );
     metrics::of_service(
         catalogue.metrics().keys().map(String::as_str),

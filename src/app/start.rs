@@ -41,7 +41,7 @@ use crate::server::{self, Shared, Site};
 use crate::state::States;
 use crate::subscriptions::{self, Subscriptions, VanishedPlans};
 use crate::tenancy::auth::issued::Issuer;
-use crate::tenancy::auth::{Guard, Login, SessionCookie};
+use crate::tenancy::auth::{Guard, Login, OperatorPolicy, SessionCookie, SingleSignOn};
 use crate::tenancy::names::Names;
 use crate::webhooks::backpressure::Backpressure;
 use crate::webhooks::endpoint::Endpoint;
@@ -335,6 +335,14 @@ impl Starting<'_> {
         let public = serve.surface.addresses.public.as_ref();
         let cookie = SessionCookie::new(public.is_some_and(|url| url.scheme() == "https"));
         let pages = self.customer_pages(cookie);
+        let operators = &serve.surface.operators;
+        let policy = OperatorPolicy {
+            second_factor: operators.require_second_factor,
+            passwords: operators
+                .oidc
+                .as_ref()
+                .is_none_or(|oidc| oidc.allow_passwords),
+        };
         let checks = Checks {
             guard: Guard::new(
                 pools.credentials.clone(),
@@ -342,6 +350,7 @@ impl Starting<'_> {
                 serve.trusted_proxies,
                 serve.usage.trust_headers,
                 (cookie, pages.cookie),
+                policy,
             ),
             limits: Limits::new(serve.surface.rates),
             shares: Shares::default(),
@@ -356,8 +365,9 @@ impl Starting<'_> {
         let api = Api {
             states,
             shared: Shared::new(pools.api.clone()),
-            logins: Login::new(pools.logins.clone()),
+            logins: Login::new(pools.logins.clone(), policy),
             cookie,
+            single_sign_on: self.single_sign_on()?,
             catalogue: catalogue.clone(),
             endpoint: Arc::new(endpoint),
             processor: Arc::new(processor),
@@ -387,6 +397,17 @@ impl Starting<'_> {
             look: Arc::new(Look::of(&surface.portal)),
             public_url: public_url.into(),
         }
+    }
+
+    /// The operators' identity provider, if there is one.
+    fn single_sign_on(&self) -> Result<Option<SingleSignOn>, StartError> {
+        let surface = &self.serve.surface;
+        let Some(oidc) = surface.operators.oidc.clone() else {
+            return Ok(None);
+        };
+        let public = surface.addresses.public_url(self.address);
+        let made = SingleSignOn::new(oidc, &public, self.pools.logins.clone());
+        made.map(Some).map_err(StartError::Client)
     }
 
     /// The processing thread, unless this replica leaves events to others.

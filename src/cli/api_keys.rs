@@ -13,7 +13,10 @@ use super::organization;
 use super::output::{Format, table};
 use crate::config::GlobalArgs;
 use crate::db;
-use crate::tenancy::auth::{self, ApiKey, By, NewApiKey, NewServiceKey, Permission, ServiceKey};
+use crate::tenancy::auth::{
+    self, ApiKey, By, NewApiKey, NewOperatorKey, NewServiceKey, OperatorKey, Permission, Role,
+    ServiceKey,
+};
 
 #[derive(Debug, Subcommand)]
 pub enum ApiKeys {
@@ -23,8 +26,13 @@ pub enum ApiKeys {
         owner: Owner,
         /// billing.read, billing.manage, billing.audit, usage.write or agents.execute; of a
         /// service key also organizations.manage and portal.create. May be repeated.
-        #[arg(long = "scope", value_name = "SCOPE", required = true, value_parser = scope)]
+        #[arg(long = "scope", value_name = "SCOPE", value_parser = scope,
+              required_unless_present = "operator", conflicts_with = "operator")]
         scopes: Vec<Permission>,
+        /// What an operators' key does: operator, or operator.read, which looks at everything
+        /// and changes nothing.
+        #[arg(long, value_parser = role, requires = "operator", required_if_eq("operator", "true"))]
+        role: Option<Role>,
         /// A name to recognize the key by.
         #[arg(long, default_value = "api key")]
         name: String,
@@ -61,12 +69,32 @@ pub struct Owner {
     /// The product's own: each request names the organization that it is for.
     #[arg(long)]
     service: bool,
+    /// The operators' own: it does what an operator does by /api/operator.
+    #[arg(long)]
+    operator: bool,
+}
+
+/// The same, found.
+enum Whose {
+    Organization(Uuid),
+    Product,
+    Operators,
 }
 
 impl Owner {
-    async fn found(&self, pool: &PgPool) -> Result<Option<Uuid>, Failure> {
-        organization::found_if_named(pool, self.organization.as_deref()).await
+    async fn found(&self, pool: &PgPool) -> Result<Whose, Failure> {
+        let named = organization::found_if_named(pool, self.organization.as_deref()).await?;
+        Ok(match named {
+            Some(organization) => Whose::Organization(organization),
+            None if self.operator => Whose::Operators,
+            None => Whose::Product,
+        })
     }
+}
+
+fn role(text: &str) -> Result<Role, String> {
+    let role = Role::named(text).filter(|role| role.is_operator());
+    role.ok_or_else(|| "expected operator or operator.read".to_owned())
 }
 
 fn scope(text: &str) -> Result<Permission, String> {
@@ -96,51 +124,88 @@ impl ApiKeys {
             Self::Create {
                 owner,
                 scopes,
+                role,
                 name,
                 expires,
                 format,
-            } => match owner.found(pool).await? {
-                Some(organization_id) => {
-                    let new = NewApiKey {
-                        organization_id,
-                        name,
-                        scopes,
-                        expires_at: expires,
-                    };
-                    let made =
-                        auth::create_api_key(pool, new, Timestamp::now(), &By::SYSTEM).await?;
-                    show(&format, made.0.id, made)
-                }
-                None => {
-                    let new = NewServiceKey {
-                        name,
-                        scopes,
-                        expires_at: expires,
-                    };
-                    let made =
-                        auth::create_service_key(pool, new, Timestamp::now(), &By::SYSTEM).await?;
-                    show(&format, made.0.id, made)
-                }
-            },
+            } => {
+                let new = New {
+                    scopes,
+                    role,
+                    name,
+                    expires_at: expires,
+                };
+                new.create(pool, owner.found(pool).await?, &format).await
+            }
             Self::Revoke { id, owner } => {
+                let by = &By::SYSTEM;
                 match owner.found(pool).await? {
-                    Some(organization) => {
-                        auth::revoke_api_key(pool, organization, id, &By::SYSTEM).await?
-                    }
-                    None => auth::revoke_service_key(pool, id, &By::SYSTEM).await?,
+                    Whose::Organization(of) => auth::revoke_api_key(pool, of, id, by).await?,
+                    Whose::Product => auth::revoke_service_key(pool, id, by).await?,
+                    Whose::Operators => auth::revoke_operator_key(pool, id, by).await?,
                 }
                 Ok(())
             }
             Self::List { owner, format } => match owner.found(pool).await? {
-                Some(organization) => {
-                    let keys = auth::list_api_keys(pool, organization).await?;
+                Whose::Organization(of) => {
+                    let keys = auth::list_api_keys(pool, of).await?;
                     format.print(&keys, |keys| describe(keys.iter().map(Row::from)))
                 }
-                None => {
+                Whose::Product => {
                     let keys = auth::list_service_keys(pool).await?;
                     format.print(&keys, |keys| describe(keys.iter().map(Row::from)))
                 }
+                Whose::Operators => {
+                    let keys = auth::list_operator_keys(pool).await?;
+                    format.print(&keys, |keys| describe(keys.iter().map(Row::from)))
+                }
             },
+        }
+    }
+}
+
+/// What a key is to be.
+struct New {
+    scopes: Vec<Permission>,
+    role: Option<Role>,
+    name: String,
+    expires_at: Option<Timestamp>,
+}
+
+impl New {
+    async fn create(self, pool: &PgPool, whose: Whose, format: &Format) -> Result<(), Failure> {
+        let (now, by) = (Timestamp::now(), &By::SYSTEM);
+        match whose {
+            Whose::Organization(organization_id) => {
+                let new = NewApiKey {
+                    organization_id,
+                    name: self.name,
+                    scopes: self.scopes,
+                    expires_at: self.expires_at,
+                };
+                let made = auth::create_api_key(pool, new, now, by).await?;
+                show(format, made.0.id, made)
+            }
+            Whose::Product => {
+                let new = NewServiceKey {
+                    name: self.name,
+                    scopes: self.scopes,
+                    expires_at: self.expires_at,
+                };
+                let made = auth::create_service_key(pool, new, now, by).await?;
+                show(format, made.0.id, made)
+            }
+            Whose::Operators => {
+                let role = self.role.ok_or(auth::ApiKeyError::OperatorRole)?;
+                let new = NewOperatorKey {
+                    name: self.name,
+                    role,
+                    created_by: None,
+                    expires_at: self.expires_at,
+                };
+                let made = auth::create_operator_key(pool, new, now, by).await?;
+                show(format, made.0.id, made)
+            }
         }
     }
 }
@@ -182,6 +247,20 @@ macro_rules! row {
 }
 row!(ApiKey);
 row!(ServiceKey);
+
+impl<'a> From<&'a OperatorKey> for Row<'a> {
+    fn from(key: &'a OperatorKey) -> Self {
+        Self {
+            id: key.id,
+            prefix: &key.prefix,
+            name: &key.name,
+            scopes: std::slice::from_ref(&key.role),
+            last_used_at: key.last_used_at,
+            revoked_at: key.revoked_at,
+            expires_at: key.expires_at,
+        }
+    }
+}
 
 fn describe<'a>(keys: impl Iterator<Item = Row<'a>>) -> String {
     let time = |at: Option<Timestamp>| at.map(|at| at.to_string()).unwrap_or_default();

@@ -12,7 +12,8 @@ use super::output::Format;
 use super::running_demo::Running;
 use crate::app::{Database, api};
 use crate::config::{
-    self, DatabaseConfig, DatabaseLocation, GlobalArgs, IssuerArgs, StripeArgs, StripeConfig,
+    self, DatabaseConfig, DatabaseLocation, GlobalArgs, IssuerArgs, OperatorArgs, StripeArgs,
+    StripeConfig,
 };
 use crate::db::{self, DatabaseError};
 use crate::doctor::{self, Check, Leniency, Service, Verdict};
@@ -25,6 +26,8 @@ pub struct Doctor {
     stripe: StripeArgs,
     #[command(flatten)]
     issuer: IssuerArgs,
+    #[command(flatten)]
+    operators: OperatorArgs,
     /// Public URL of the running service, as Stripe reaches it; unset:
     /// LISTEN_ADDR.
     #[arg(long, help_heading = None, value_name = "URL")]
@@ -64,6 +67,7 @@ impl Doctor {
         let config = global.database()?;
         let mut stripe = self.stripe.check()?;
         let issuer = self.issuer.check()?;
+        let operators = self.operators.check()?;
         let demo = self.demo(&config, &stripe);
         if let Some(demo) = &demo {
             stripe = demo.stripe(&config.data_dir);
@@ -95,6 +99,7 @@ impl Doctor {
         checks.extend(doctor::check_jobs(&pool).await);
         checks.extend(doctor::check_usage(&pool, &catalogue).await);
         checks.push(doctor::check_issuer(issuer.as_ref()).await);
+        checks.push(doctor::check_provider(operators.oidc.as_ref()).await);
         checks.push(doctor::check_outbound(&pool).await);
         checks.extend(doctor::check_service(&service, &caller).await);
         checks.extend(doctor::check_stripe(&stripe, client.as_ref(), &catalogue, &pool).await);

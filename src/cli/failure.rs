@@ -189,6 +189,7 @@ impl From<ApiKeyError> for Failure {
             ApiKeyError::Database(error) => error.into(),
             ApiKeyError::Unknown
             | ApiKeyError::UnknownServiceKey
+            | ApiKeyError::UnknownOperatorKey
             | ApiKeyError::Organization(_)
             | ApiKeyError::Erased(_) => Self::failed(error.to_string()),
             _ => Self::usage(error.to_string()),

@@ -58,6 +58,12 @@ pub enum Users {
         #[arg(long)]
         email: String,
     },
+    /// Remove the second factor of an operator who has lost it, and end their sessions.
+    ResetSecondFactor {
+        /// The address that the operator logs in with.
+        #[arg(long)]
+        email: String,
+    },
     /// List the users.
     List {
         /// Only users of this organization.
@@ -167,6 +173,14 @@ impl Users {
             }
             Self::Enable { email } => {
                 auth::enable_user(pool, Which::Email(&email), &By::SYSTEM).await?;
+                Ok(())
+            }
+            Self::ResetSecondFactor { email } => {
+                let which = Which::Email(&email);
+                let (_, removed) = auth::reset_second_factor(pool, which, &By::SYSTEM).await?;
+                if !removed {
+                    say(&format!("{email} has no second factor"));
+                }
                 Ok(())
             }
             Self::List {

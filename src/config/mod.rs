@@ -7,6 +7,7 @@
 mod addresses;
 mod colour;
 mod issuer;
+mod operators;
 mod outbound;
 mod portal;
 mod retention;
@@ -26,6 +27,7 @@ use sqlx::postgres::PgConnectOptions;
 
 pub use addresses::{AddressArgs, AddressConfig};
 pub use issuer::{IssuerArgs, IssuerConfig};
+pub use operators::{OidcConfig, OperatorArgs, OperatorConfig};
 pub use outbound::{
     AllowedAddressArgs, AllowedAddresses, Application, ApplicationArgs, Network, OutboundConfig,
 };
@@ -87,6 +89,15 @@ const VARIABLES: &[&str] = &[
     "PORTAL_NAME",
     "PORTAL_THEME",
     "FRAME_ANCESTORS",
+    "OPERATORS_REQUIRE_SECOND_FACTOR",
+    "OIDC_ISSUER",
+    "OIDC_CLIENT_ID",
+    "OIDC_CLIENT_SECRET",
+    "OIDC_OPERATOR_GROUP",
+    "OIDC_READONLY_GROUP",
+    "OIDC_GROUPS_CLAIM",
+    "OIDC_SCOPES",
+    "OIDC_ALLOW_PASSWORDS",
     "STRIPE_API_BASE",
     "TRUSTED_PROXIES",
     "DATABASE_URL",

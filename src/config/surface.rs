@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{
     AddressArgs, AddressConfig, ConfigError, IssuerArgs, IssuerConfig, PortalArgs, PortalConfig,
-    given, number, or,
+    OperatorArgs, OperatorConfig, given, number, or,
 };
 
 #[derive(Debug, Clone, Args)]
@@ -30,6 +30,7 @@ pub struct SurfaceArgs {
     addresses: AddressArgs,
     #[command(flatten)]
     portal: PortalArgs,
+    operators: OperatorArgs,
 }
 
 /// Requests, or usage events, per minute and credential; 0: no limit.
@@ -56,6 +57,7 @@ pub struct SurfaceConfig {
     pub issuer: Option<IssuerConfig>,
     pub addresses: AddressConfig,
     pub portal: PortalConfig,
+    pub operators: OperatorConfig,
 }
 
 impl SurfaceArgs {
@@ -71,6 +73,7 @@ impl SurfaceArgs {
             issuer: self.issuer.check()?,
             addresses: self.addresses.check()?,
             portal: self.portal.check()?,
+            operators: self.operators.check()?,
         })
     }
 }

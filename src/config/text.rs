@@ -17,12 +17,13 @@ const LISTS: [&str; 5] = [
 ];
 
 /// The variables that `<variable>_FILE` may replace.
-const SECRETS: [&str; 5] = [
+const SECRETS: [&str; 6] = [
     "STRIPE_SECRET_KEY",
     "STRIPE_WEBHOOK_SECRET",
     "APPLICATION_WEBHOOK_SECRET",
     "DATABASE_URL",
     "MIGRATION_DATABASE_URL",
+    "OIDC_CLIENT_SECRET",
 ];
 
 /// Removes surrounding white space, and the byte order mark that some editors

@@ -2,15 +2,19 @@
 //! calls what the rooms' `/api/operator` routes call, with their audit entries, and has
 //! neither SQL nor rules of its own.
 
+mod account;
 mod audit_log;
 mod dead_letters;
 mod explained;
 mod home;
+mod operators;
 mod organization;
 mod organizations;
 mod screen;
 mod session;
 mod sign_in;
+mod sign_in_steps;
+mod single_sign_on;
 mod webhooks;
 
 use std::future::Future;
@@ -29,10 +33,11 @@ use crate::server::Shared;
 use crate::server::problem::Problem;
 use crate::server::routes::{Access, Routes, Rules, public};
 use crate::state::States;
-use crate::tenancy::auth::{Login, SessionCookie};
+use crate::tenancy::auth::{Login, SessionCookie, SingleSignOn};
 use crate::webhooks::operator::OperatorState;
 use screen::Refusal;
 use session::Signed;
+use {sign_in_steps as steps, single_sign_on as sso};
 
 /// Why the service is not ready; nothing if it is.
 pub type Readiness =
@@ -43,6 +48,8 @@ pub struct Console {
     pub shared: Shared,
     pub login: Login,
     pub cookie: SessionCookie,
+    /// None: passwords alone.
+    pub single_sign_on: Option<SingleSignOn>,
     pub webhooks: OperatorState,
     pub explaining: Explaining,
     pub states: States,
@@ -124,8 +131,41 @@ pub fn routes() -> Routes<Arc<Console>> {
             get(audit_log::list),
             browsers,
         )
-        .page(act, audit_log::VERIFY, post(audit_log::verify), browsers)
+        .page(
+            act.clone(),
+            audit_log::VERIFY,
+            post(audit_log::verify),
+            browsers,
+        )
+        .merge(operator_pages(&read, &act, browsers))
         .page(read, "/console/{*rest}", get(not_found), browsers)
+}
+
+/// Who signs in and how, operators, sessions and keys.
+fn operator_pages(read: &Method, act: &Method, browsers: Rules) -> Routes<Arc<Console>> {
+    let (read, act) = (|| read.clone(), || act.clone());
+    // What they show once is kept nowhere.
+    let secret = browsers.secret();
+    Routes::new()
+        .page(read(), sso::PATH, get(sso::begin), browsers)
+        .page(read(), sso::CALLBACK, get(sso::callback), browsers)
+        .page(read(), steps::CODE, get(steps::code), browsers)
+        .page(act(), steps::CODE, post(steps::finish), browsers)
+        .page(read(), steps::ENROLMENT, get(steps::enrolment), browsers)
+        .page(act(), steps::ENROLMENT, post(steps::enrol), secret)
+        .page(read(), account::PATH, get(account::page), browsers)
+        .page(act(), account::PATH, post(account::act), secret)
+        .page(
+            read(),
+            account::ENROLMENT,
+            get(account::enrolment),
+            browsers,
+        )
+        .page(act(), account::ENROLMENT, post(account::enrol), secret)
+        .page(read(), operators::PATH, get(operators::list), browsers)
+        .page(act(), operators::PATH, post(operators::act), secret)
+        .page(read(), operators::ONE, get(operators::one), browsers)
+        .page(act(), operators::ONE, post(operators::end), browsers)
 }
 
 /// Browsers are led to the console; programs are told that nothing is here.

@@ -1,6 +1,8 @@
 //! What pages are made of. The templates escape whatever is written into them, and nothing
 //! else makes markup.
 
+pub mod entry;
+
 use std::sync::LazyLock;
 
 use askama::Template;
@@ -75,13 +77,14 @@ pub struct Section {
     pub current: bool,
 }
 
-const SECTIONS: [(&str, &str); 6] = [
+const SECTIONS: [(&str, &str); 7] = [
     ("/console", "Home"),
     (super::webhooks::PATH, "Webhooks in"),
     (super::dead_letters::PATH, "Dead letters"),
     (super::organizations::PATH, "Organizations"),
     (super::explained::PATH, "Explain"),
     (super::audit_log::PATH, "Audit log"),
+    (super::operators::PATH, "Operators and keys"),
 ];
 
 impl Frame {
@@ -200,6 +203,8 @@ pub enum Block {
     Grid(Grid),
     Filter(Filter),
     Form(Form),
+    Entry(entry::Entry),
+    Picture(entry::Picture),
     /// Text as it is, byte for byte.
     Code {
         title: String,
@@ -314,7 +319,7 @@ pub struct Button {
 impl Button {
     /// Whether what a button says does something, rather than ask or try.
     pub fn acts(value: &str) -> bool {
-        matches!(value, "replay" | "discard" | "verify")
+        matches!(value, "replay" | "discard" | "verify" | "create-key")
     }
 
     /// The address with a key of its own, where the button does something.
@@ -348,6 +353,7 @@ pub enum Cell {
         summary: &'static str,
         text: String,
     },
+    Act(entry::RowForm),
     None,
     Many(Vec<Cell>),
 }

@@ -11,17 +11,18 @@ use axum::response::Response;
 use serde::Deserialize;
 
 use super::Console;
-use super::query::filled;
+use super::query::{address, filled};
 use super::screen::{Frame, Refusal, answer};
 use super::session::{Fields, Posted, led_to};
+use super::{sign_in_steps as steps, single_sign_on};
 use crate::audit::Client;
 use crate::server::extract::Query;
 use crate::server::problem::Problem;
-use crate::tenancy::auth::{BrowserSession, LoginError, Operator};
+use crate::tenancy::auth::{Begun, BrowserSession, LoginError, Operator, Session, SingleSignOn};
 
 pub const PATH: &str = "/console/sign-in";
 /// The cookie that binds the form of somebody who has no session yet.
-const BEFORE: &str = "console-form";
+pub(super) const BEFORE: &str = "console-form";
 
 /// What a form says that was not this browser's.
 const OTHER_FORM: &str =
@@ -38,6 +39,9 @@ struct SignIn {
     form_token: String,
     next: String,
     email: String,
+    /// The identity provider's host, and where its sign-in begins.
+    provider: Option<(String, String)>,
+    passwords: bool,
 }
 
 #[derive(Deserialize)]
@@ -45,6 +49,14 @@ pub struct Asked {
     /// The page to go on to.
     #[serde(default, deserialize_with = "filled")]
     next: Option<String>,
+}
+
+/// The browser before it has a session.
+pub(super) fn browser(console: &Console, headers: &HeaderMap) -> BrowserSession {
+    let kept = console.cookie.read(BEFORE, headers);
+    let kept = kept.filter(|kept| kept.len() == 64 && kept.bytes().all(|b| b.is_ascii_hexdigit()));
+    let new = || hex::encode(rand::random::<[u8; 32]>());
+    BrowserSession::new(kept.unwrap_or_else(new))
 }
 
 /// The form, which keeps the browser's value of before: other tabs have it as well.
@@ -56,23 +68,28 @@ fn form(
     next: &str,
     email: &str,
 ) -> Response {
-    let kept = console.cookie.read(BEFORE, headers);
-    let kept = kept.filter(|kept| kept.len() == 64 && kept.bytes().all(|b| b.is_ascii_hexdigit()));
-    let new = || hex::encode(rand::random::<[u8; 32]>());
-    let browser = BrowserSession::new(kept.unwrap_or_else(new));
+    let browser = browser(console, headers);
     let sign_in = SignIn {
         frame: Frame::of("Sign in"),
         fault,
         form_token: browser.form_token(),
         next: next.to_owned(),
         email: email.to_owned(),
+        provider: console.single_sign_on.as_ref().map(|provider| {
+            let begins = address(single_sign_on::PATH, &[("next", Some(next))]);
+            (provider.host(), begins)
+        }),
+        passwords: console
+            .single_sign_on
+            .as_ref()
+            .is_none_or(SingleSignOn::allows_passwords),
     };
     let mut response = answer(status, &sign_in);
     set(&mut response, &console.cookie.set(BEFORE, browser.token()));
     response
 }
 
-fn set(response: &mut Response, cookie: &str) {
+pub(super) fn set(response: &mut Response, cookie: &str) {
     let cookie = HeaderValue::try_from(cookie).expect("a cookie is plain text");
     response.headers_mut().append(header::SET_COOKIE, cookie);
 }
@@ -91,7 +108,7 @@ pub async fn page(
 }
 
 /// A page of the console, and of no other site.
-fn own(next: Option<&str>) -> &str {
+pub(super) fn own(next: Option<&str>) -> &str {
     let own = |next: &&str| {
         let rest = next.strip_prefix("/console");
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']))
@@ -124,36 +141,58 @@ pub async fn sign_in(
         return Ok(form(&console, &headers, status, fault, &next, ""));
     }
     let (email, password) = (fields.take("email"), fields.take("password"));
-    let session = match console.login.log_in(&email, password, &client).await {
-        Ok(session) => session,
-        Err(error) => return refused(&console, &headers, error, &next, &email),
-    };
-    if !session.role.is_operator() {
-        console.login.log_out(&session.token).await?;
-        let fault = "This account is no operator's: it belongs to an organization, and sees it in \
-                     the product. An operator is made with `valuecanvas-billing users create --role \
-                     operator`.";
-        let status = StatusCode::FORBIDDEN;
-        return Ok(form(
-            &console,
-            &headers,
-            status,
-            Some(fault.to_owned()),
-            &next,
-            &email,
-        ));
+    let begun = console.login.rules().begin(&email, password, &client);
+    match begun.await {
+        Ok(Begun::SignedIn(session)) if session.role.is_operator() => {
+            entered(&console, &headers, &client, &session, &next).await
+        }
+        Ok(Begun::SignedIn(session)) => {
+            console.login.log_out(&session.token, &client).await?;
+            let fault = "This account is no operator's: it belongs to an organization, and sees it in \
+                         the product. An operator is made with `valuecanvas-billing users create --role \
+                         operator`.";
+            let (status, fault) = (StatusCode::FORBIDDEN, Some(fault.to_owned()));
+            Ok(form(&console, &headers, status, fault, &next, &email))
+        }
+        Ok(Begun::CodeDue(pending)) => Ok(steps::led(&console, steps::CODE, &pending, &next)),
+        Ok(Begun::EnrolmentDue(pending)) => {
+            Ok(steps::led(&console, steps::ENROLMENT, &pending, &next))
+        }
+        Err(error) => refused(&console, &headers, error, &next, &email),
     }
-    // What the browser had before ends with it.
-    if let Some(former) = console.cookie.read(BrowserSession::COOKIE, &headers) {
-        console.login.log_out(&former).await?;
+}
+
+/// Gives the browser its session, and ends what it had before.
+pub(super) async fn entered(
+    console: &Console,
+    headers: &HeaderMap,
+    client: &Client,
+    session: &Session,
+    next: &str,
+) -> Result<Response, Refusal> {
+    let mut response = led_to(next);
+    enter(console, headers, client, session, &mut response).await?;
+    Ok(response)
+}
+
+/// The same with an answer that is more than the way on.
+pub(super) async fn enter(
+    console: &Console,
+    headers: &HeaderMap,
+    client: &Client,
+    session: &Session,
+    response: &mut Response,
+) -> Result<(), Refusal> {
+    if let Some(former) = console.cookie.read(BrowserSession::COOKIE, headers) {
+        console.login.log_out(&former, client).await?;
     }
-    let mut response = led_to(&next);
     let cookie = console.cookie;
     set(
-        &mut response,
+        response,
         &cookie.set(BrowserSession::COOKIE, &session.token),
     );
-    Ok(response)
+    set(response, &cookie.clear(steps::COOKIE));
+    Ok(())
 }
 
 fn refused(
@@ -176,6 +215,17 @@ fn refused(
             StatusCode::TOO_MANY_REQUESTS,
             "Too many people sign in at the moment. Try again.".to_owned(),
         ),
+        LoginError::ByProviderOnly => (
+            StatusCode::FORBIDDEN,
+            "Operators sign in by the identity provider here, and by no password.".to_owned(),
+        ),
+        LoginError::WrongCode
+        | LoginError::CodeNeeded
+        | LoginError::NoSecondFactor
+        | LoginError::BeginAgain => (
+            StatusCode::UNAUTHORIZED,
+            "Something has changed meanwhile. Sign in again.".to_owned(),
+        ),
         LoginError::Database(_) => return Err(Problem::from(error).into()),
     };
     Ok(form(console, headers, status, Some(fault), next, email))
@@ -185,7 +235,11 @@ pub async fn sign_out(
     State(console): State<Arc<Console>>,
     Posted { signed, .. }: Posted,
 ) -> Result<Response, Refusal> {
-    console.login.log_out(signed.session.token()).await?;
+    let client = &signed.operator.client;
+    console
+        .login
+        .log_out(signed.session.token(), client)
+        .await?;
     let mut response = led_to(PATH);
     set(&mut response, &console.cookie.clear(BrowserSession::COOKIE));
     Ok(response)

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 
-use super::{Check, SKEW_SECS, Subject, Verdict, connection_fix, guards};
+use super::{Check, SKEW_SECS, Subject, Verdict, connection_fix, guards, operators};
 use crate::db::{self, DatabaseError, WorkerTx};
 use crate::migrations::verify;
 use crate::projection;
@@ -66,6 +66,7 @@ pub async fn check(database: &impl Subject) -> Vec<Check> {
         checks.extend(event_log(&pool).await);
         checks.push(unclaimed(&pool).await);
         checks.push(users(&pool).await);
+        checks.extend(operators::check(&pool).await);
         checks.push(guards::customers(&pool).await);
         checks.push(guards::chains(&pool).await);
     } else {

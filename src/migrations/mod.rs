@@ -98,6 +98,10 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260125010000", "past_due_access"),
     ("20260125020000", "trial_cards"),
     ("20260126000000", "portal_sessions"),
+    ("20260127010000", "operator_keys"),
+    ("20260127020000", "sessions"),
+    ("20260127030000", "second_factors"),
+    ("20260127040000", "identity_provider"),
 ];
 
 /// A migration and its state in the database.

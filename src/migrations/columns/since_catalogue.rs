@@ -268,4 +268,30 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
              token_hash opened_at expires_at ended_at created_at",
         )],
     ),
+    (
+        "20260127010000_operator_keys",
+        &[(
+            "operator_api_keys",
+            "id name prefix key_hash reads_only created_by created_at expires_at revoked_at \
+             last_used_at",
+        )],
+    ),
+    (
+        "20260127020000_sessions",
+        &[("user_sessions", "ip_address user_agent signed_in_by")],
+    ),
+    (
+        "20260127030000_second_factors",
+        &[
+            (
+                "operator_second_factors",
+                "user_id secret last_step created_at",
+            ),
+            ("operator_recovery_codes", "user_id code_hash used_at"),
+        ],
+    ),
+    (
+        "20260127040000_identity_provider",
+        &[("users", "oidc_issuer oidc_subject")],
+    ),
 ];

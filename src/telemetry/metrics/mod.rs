@@ -58,6 +58,7 @@ const DRIFT: &str = "billing_reconciliation_drift_total";
 const DRIFT_LEFT: &str = "billing_reconciliation_drift";
 const PURGED: &str = "billing_purged_rows_total";
 const LOGINS: &str = "billing_logins_total";
+const OIDC_SIGN_INS: &str = "billing_oidc_sign_ins_total";
 const QUOTA_GROUP: &str = "quota_group_size";
 const QUOTA_COMMIT: &str = "quota_commit_seconds";
 const CALLS: &str = "gateway_calls_total";
@@ -173,6 +174,9 @@ fn start_at_zero(labels: &Labels) {
     }
     for outcome in ["succeeded", "failed", "throttled", "unavailable"] {
         counter!(LOGINS, "outcome" => outcome).absolute(0);
+    }
+    for outcome in ["succeeded", "refused", "unavailable"] {
+        counter!(OIDC_SIGN_INS, "outcome" => outcome).absolute(0);
     }
     for result in ["recorded", "duplicate", "rejected"] {
         counter!(USAGE, "result" => result).absolute(0);
@@ -373,6 +377,11 @@ pub fn purged(table: &'static str, rows: u64) {
 /// One attempt to log in.
 pub fn login(outcome: &'static str) {
     counter!(LOGINS, "outcome" => outcome).increment(1);
+}
+
+/// One sign-in of an operator by the identity provider.
+pub fn oidc_sign_in(outcome: &'static str) {
+    counter!(OIDC_SIGN_INS, "outcome" => outcome).increment(1);
 }
 
 /// One group of usage requests.

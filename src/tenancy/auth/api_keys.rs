@@ -60,6 +60,12 @@ pub enum ApiKeyError {
     Unknown,
     #[error("service key not found or already revoked; run `api-keys list --service` to see them")]
     UnknownServiceKey,
+    #[error(
+        "operators' key not found or already revoked; run `api-keys list --operator` to see them"
+    )]
+    UnknownOperatorKey,
+    #[error("an operators' key has the role operator or operator.read")]
+    OperatorRole,
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }

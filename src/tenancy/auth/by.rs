@@ -21,6 +21,14 @@ impl By {
         client: None,
     };
 
+    /// An operator who signs in, or changes their own sign-in.
+    pub(super) fn user(user_id: Uuid, client: &Client) -> Self {
+        Self {
+            actor: Actor::User(user_id),
+            client: Some(client.clone()),
+        }
+    }
+
     /// The entry for what was done.
     pub(super) fn entry(
         &self,

@@ -117,6 +117,21 @@ pub(super) fn admit_operator(
     Ok(())
 }
 
+/// A key of the operators' does what its role does, where bearers do.
+pub(super) fn admit_operator_key(
+    key: Operator,
+    asked: &Asked,
+    extensions: &mut Extensions,
+) -> Result<(), Problem> {
+    match asked.access {
+        Access::Token => Err(forbidden("a key has no session; this is for users")),
+        Access::ApiKey(_) => Err(forbidden(
+            "this endpoint takes an organization's API key, not an operators' key",
+        )),
+        _ => admit_operator(key, asked, extensions),
+    }
+}
+
 /// The product, by a service key.
 pub(super) struct Service {
     pub(super) product: Product,
@@ -279,6 +294,7 @@ pub(super) enum Caller {
     Key(Tenant),
     Service(Service),
     Operator(Operator),
+    OperatorKey(Operator),
     Issued(ProductUser),
 }
 
@@ -287,7 +303,7 @@ impl Caller {
     pub(super) fn identity(&self) -> Identity {
         match self {
             Self::User(tenant) | Self::Key(tenant) => tenant.principal.identity(),
-            Self::Operator(operator) => operator.identity(),
+            Self::Operator(operator) | Self::OperatorKey(operator) => operator.identity(),
             Self::Issued(user) => user.identity(),
             Self::Service(service) => {
                 let named = service.organization.map(|named| named.organization(false));

@@ -9,14 +9,16 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::browser::{BrowserSession, SessionCookie};
-use super::callers::{Asked, Caller, ProductUser, Service, Tenant, admit_operator, permissions};
+use super::callers::{
+    Asked, Caller, ProductUser, Service, Tenant, admit_operator, admit_operator_key, permissions,
+};
 use super::customer::Customer;
 use super::issued::{self, Issuer};
 use super::lookup::{Lookup, Presented, ValidCredential};
 use super::principal::{no_credential, unauthenticated};
 use super::store::SessionRow;
 use super::token::{self, Credential};
-use super::{Operator, Permission, Principal, Product, Role};
+use super::{Operator, OperatorPolicy, Permission, Principal, Product, Role};
 use crate::audit::{Actor, Client};
 use crate::server::budget::forwarded_for;
 use crate::server::layers::{Peer, checks};
@@ -39,6 +41,8 @@ pub struct Guard {
     /// The cookie of the console's sessions, and that of the customer pages'.
     cookie: SessionCookie,
     portal: SessionCookie,
+    /// How operators may have signed in.
+    policy: OperatorPolicy,
 }
 
 impl Guard {
@@ -49,6 +53,7 @@ impl Guard {
         proxies: u32,
         trust_headers: bool,
         (cookie, portal): (SessionCookie, SessionCookie),
+        policy: OperatorPolicy,
     ) -> Self {
         Self {
             names: Names::new(credentials.clone()),
@@ -58,6 +63,7 @@ impl Guard {
             trust_headers,
             cookie,
             portal,
+            policy,
         }
     }
 }
@@ -123,6 +129,7 @@ async fn admit(guard: &Guard, access: Access, request: &mut Request) -> Result<(
         Caller::Key(caller) => caller.admit_key(&asked, extensions),
         Caller::Issued(user) => user.admit(&asked, extensions),
         Caller::Operator(operator) => admit_operator(operator, &asked, extensions),
+        Caller::OperatorKey(key) => admit_operator_key(key, &asked, extensions),
     }
 }
 
@@ -175,8 +182,8 @@ impl Standing {
                 let id = named.and_then(|named| named.organization(false).ok());
                 (id, permissions(&row.scopes))
             }
-            // No request of the API shows one.
-            ValidCredential::Portal(_) => (None, Vec::new()),
+            // No request of the API shows the one, and the other is no tenant's.
+            ValidCredential::Portal(_) | ValidCredential::OperatorKey(_) => (None, Vec::new()),
         };
         Ok(organization == Some(organization_id) && permissions.contains(&permission))
     }
@@ -263,7 +270,10 @@ impl Guard {
         };
         let organization = match credential {
             Credential::ServiceKey(_) => organization_of(headers),
-            Credential::Session(_) | Credential::Key(_) | Credential::Portal(_) => Ok(None),
+            Credential::Session(_)
+            | Credential::Key(_)
+            | Credential::OperatorKey(_)
+            | Credential::Portal(_) => Ok(None),
         };
         let presented = Presented {
             credential,
@@ -289,12 +299,14 @@ impl Guard {
         if let Some(ValidCredential::Session(SessionRow {
             user_id,
             operator: Some(role),
+            signed_in_by,
             ..
         })) = found
+            && self.policy.admits(signed_in_by)
         {
             extensions.insert(BrowserSession::new(token));
             let operator = Operator {
-                user_id,
+                actor: Actor::User(user_id),
                 reads_only: role == Role::OperatorRead,
                 client,
             };
@@ -350,11 +362,25 @@ impl Guard {
         match found {
             ValidCredential::Session(SessionRow {
                 user_id,
+                operator: Some(_),
+                signed_in_by,
+                ..
+            }) if !self.policy.admits(signed_in_by) => Err(unauthenticated(
+                "operators sign in otherwise now, with a second factor or by the identity \
+                 provider; log in again",
+            )),
+            ValidCredential::Session(SessionRow {
+                user_id,
                 operator: Some(role),
                 ..
             }) => Ok(Caller::Operator(Operator {
-                user_id,
+                actor: Actor::User(user_id),
                 reads_only: role == Role::OperatorRead,
+                client,
+            })),
+            ValidCredential::OperatorKey(row) => Ok(Caller::OperatorKey(Operator {
+                actor: Actor::ApiKey(row.id),
+                reads_only: row.role == Role::OperatorRead,
                 client,
             })),
             ValidCredential::Session(row) => {

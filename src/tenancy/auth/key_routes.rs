@@ -214,7 +214,7 @@ async fn revoke_product_key(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn invalid_key(detail: &str) -> Problem {
+pub(super) fn invalid_key(detail: &str) -> Problem {
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_api_key", detail)
 }
 
@@ -223,9 +223,12 @@ impl From<ApiKeyError> for Problem {
         match error {
             ApiKeyError::Database(error) => error.into(),
             ApiKeyError::Organization(_) => Self::not_found("organization not found"),
-            ApiKeyError::Unknown | ApiKeyError::UnknownServiceKey => {
+            ApiKeyError::Unknown
+            | ApiKeyError::UnknownServiceKey
+            | ApiKeyError::UnknownOperatorKey => {
                 Self::not_found("key not found or already revoked")
             }
+            ApiKeyError::OperatorRole => invalid_key("role: expected operator or operator.read"),
             ApiKeyError::Erased(_) => conflict(
                 "organization_erased",
                 "the organization was erased, and takes no more changes",

@@ -1,22 +1,34 @@
-//! Logging in and out.
+//! Logging in and out: a password, and where an operator has a second factor, a code.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::admission::{self, LoginAdmission};
 use super::password::{self, Hasher, PasswordError};
+use super::second_factor::{self, Proof, sealed};
+use super::sessions::{self, SignedInBy};
+use super::store::{self, Account, NewSession};
 use super::throttle;
 use super::token::{self, Credential, Hash};
-use super::{Role, store, users};
+use super::{By, OperatorPolicy, Role, users};
+use crate::audit::{self, Client};
 use crate::db::WorkerTx;
+use crate::server::signing::SharedSigningKey;
 use crate::telemetry::metrics;
 
 /// The lifetime of a token, used or not.
 const LIFETIME: SignedDuration = SignedDuration::from_hours(24);
+/// The same where the identity provider has the last word on who is an operator.
+const LIFETIME_BY_PROVIDER: SignedDuration = SignedDuration::from_hours(8);
+/// The audit actions of operators who sign in and out.
+pub const SIGNED_IN: &str = "operator_signed_in";
+pub const SIGNED_OUT: &str = "operator_signed_out";
 
 /// A new session.
 #[derive(Debug, Clone)]
@@ -33,6 +45,16 @@ pub struct Session {
 pub enum LoginError {
     #[error("wrong e-mail address or password")]
     InvalidCredentials,
+    #[error("a code is needed")]
+    CodeNeeded,
+    #[error("the code is wrong, or was used")]
+    WrongCode,
+    #[error("operators need a second factor here, and this one has none")]
+    NoSecondFactor,
+    #[error("operators sign in by the identity provider here")]
+    ByProviderOnly,
+    #[error("the step before is too long ago, or something has changed since")]
+    BeginAgain,
     #[error("too many attempts")]
     Throttled { retry_after_secs: u32 },
     #[error("too many logins at once")]
@@ -41,79 +63,225 @@ pub enum LoginError {
     Database(#[from] sqlx::Error),
 }
 
+/// What a right password comes to.
+pub enum Begun {
+    SignedIn(Session),
+    /// A code is due: what its form sends along.
+    CodeDue(String),
+    /// A second factor is to be enrolled first: likewise.
+    EnrolmentDue(String),
+}
+
+/// A right password, until the code comes. It is sealed, and in the browser's hands.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Pending {
+    pub user_id: Uuid,
+    pub email: String,
+    /// Of the password's hash: with another password, one begins again.
+    password: String,
+}
+
+impl Pending {
+    pub const CODE: &str = "sign-in code";
+    pub const ENROLMENT: &str = "sign-in enrolment";
+}
+
 /// Logs users in.
 #[derive(Clone)]
 pub struct Logins {
     /// A pool of its own, so that a flood of logins exhausts no other.
-    pool: PgPool,
-    hasher: Hasher,
+    pub(super) pool: PgPool,
+    pub(super) hasher: Hasher,
     admission: LoginAdmission,
+    pub(super) policy: OperatorPolicy,
+    pub(super) sealing: SharedSigningKey,
 }
 
 /// An attempt, counted as failed until it succeeds.
-struct LoginAttempt {
+pub(super) struct LoginAttempt {
     keys: [Hash; 3],
     at: Timestamp,
 }
 
 impl Logins {
-    pub fn new(pool: PgPool) -> Self {
+    pub fn new(pool: PgPool, policy: OperatorPolicy) -> Self {
         Self {
+            sealing: SharedSigningKey::new(pool.clone(), "operators' sign-in"),
             pool,
             hasher: Hasher::default(),
             admission: LoginAdmission::default(),
+            policy,
         }
     }
 
-    /// Checks a password and starts a session. An unknown address gets the same
-    /// answer as a wrong password, after the same work.
+    /// Checks a password, and a code where one is due, and starts a session. An unknown address
+    /// gets the same answer as a wrong password, after the same work.
     pub async fn log_in(
         &self,
         email: &str,
         password: String,
-        from: IpAddr,
+        code: Option<&str>,
+        client: &Client,
     ) -> Result<Session, LoginError> {
-        let result = self.try_log_in(email, password, from).await;
-        metrics::login(match &result {
-            Ok(_) => "succeeded",
-            Err(LoginError::InvalidCredentials) => "failed",
-            Err(LoginError::Throttled { .. } | LoginError::Busy) => "throttled",
-            Err(LoginError::Database(_)) => "unavailable",
-        });
-        result
+        let done = async {
+            match (self.try_begin(email, password, client).await?, code) {
+                (Begun::SignedIn(session), _) => Ok(session),
+                (Begun::EnrolmentDue(_), _) => Err(LoginError::NoSecondFactor),
+                (Begun::CodeDue(_), None) => Err(LoginError::CodeNeeded),
+                (Begun::CodeDue(pending), Some(code)) => self.finish(&pending, code, client).await,
+            }
+        };
+        counted(done.await)
     }
 
-    async fn try_log_in(
+    /// Checks a password.
+    pub async fn begin(
         &self,
         email: &str,
         password: String,
-        from: IpAddr,
-    ) -> Result<Session, LoginError> {
+        client: &Client,
+    ) -> Result<Begun, LoginError> {
+        counted(self.try_begin(email, password, client).await)
+    }
+
+    async fn try_begin(
+        &self,
+        email: &str,
+        password: String,
+        client: &Client,
+    ) -> Result<Begun, LoginError> {
         // Impossible passwords and addresses need no database and no hash.
         if password::check(&password).is_err() || !users::is_address(email) {
             return Err(LoginError::InvalidCredentials);
         }
-        let keys = counters_of(&users::normalized(email), from);
-        let _admitted = self.admission.admit(&keys[0], &keys[1])?;
-        let attempt = self.count_attempt(keys).await?;
-        match self.check(email, password, &attempt).await {
-            Err(error @ (LoginError::Busy | LoginError::Database(_))) => {
-                self.give_back(&attempt).await;
+        let email = users::normalized(email);
+        let attempt = self.attempt(&email, client).await?;
+        let checked = async {
+            let account = self.check(&email, password).await?;
+            let role = account.role().ok_or(LoginError::InvalidCredentials)?;
+            self.begun(&email, &account, role, &attempt.1, client).await
+        };
+        match checked.await {
+            // The password was right, and nothing is done yet.
+            Ok(due @ (Begun::CodeDue(_) | Begun::EnrolmentDue(_))) => {
+                self.give_back(&attempt.1).await;
+                Ok(due)
+            }
+            Err(
+                error @ (LoginError::Busy | LoginError::Database(_) | LoginError::ByProviderOnly),
+            ) => {
+                self.give_back(&attempt.1).await;
                 Err(error)
             }
-            checked => checked,
+            begun => begun,
         }
     }
 
-    async fn check(
+    async fn begun(
         &self,
         email: &str,
-        password: String,
+        account: &Account,
+        role: Role,
         attempt: &LoginAttempt,
+        client: &Client,
+    ) -> Result<Begun, LoginError> {
+        let due = match role.is_operator() {
+            true if !self.policy.passwords => return Err(LoginError::ByProviderOnly),
+            true if account.second_factor => Some(Pending::CODE),
+            true if self.policy.second_factor => Some(Pending::ENROLMENT),
+            _ => None,
+        };
+        let Some(purpose) = due else {
+            let by = SignedInBy::Password;
+            let mut tx = WorkerTx::begin(&self.pool).await?;
+            let session = start_session(&mut tx, account, role, by, client).await?;
+            succeed(&mut tx, attempt).await?;
+            enter_sign_in(&mut tx, &session, account.user_id, by, client).await?;
+            tx.commit().await?;
+            return Ok(Begun::SignedIn(session));
+        };
+        let pending = Pending {
+            user_id: account.user_id,
+            email: email.to_owned(),
+            password: mark_of(account),
+        };
+        let key = self.sealing.get().await?;
+        let sealed = sealed::seal(key, purpose, &pending, Timestamp::now());
+        Ok(match purpose {
+            Pending::CODE => Begun::CodeDue(sealed),
+            _ => Begun::EnrolmentDue(sealed),
+        })
+    }
+
+    /// Checks the code that is due, and starts the session.
+    pub async fn finish(
+        &self,
+        pending: &str,
+        code: &str,
+        client: &Client,
     ) -> Result<Session, LoginError> {
+        let pending = self.pending(Pending::CODE, pending).await?;
+        let name = format!("second factor {}", pending.user_id);
+        let (_admitted, attempt) = self.attempt(&name, client).await?;
+        let finished = async {
+            let (account, role) = self.account_of(&pending).await?;
+            let mut tx = WorkerTx::begin(&self.pool).await?;
+            let proof =
+                second_factor::prove(&mut tx, pending.user_id, code, Timestamp::now()).await?;
+            let proof = proof.ok_or(LoginError::WrongCode)?;
+            let by = SignedInBy::SecondFactor;
+            let session = start_session(&mut tx, &account, role, by, client).await?;
+            succeed(&mut tx, &attempt).await?;
+            if proof == Proof::RecoveryCode {
+                enter_recovery_code(&mut tx, pending.user_id, client).await?;
+            }
+            enter_sign_in(&mut tx, &session, account.user_id, by, client).await?;
+            tx.commit().await?;
+            Ok::<_, LoginError>(session)
+        };
+        match finished.await {
+            Err(error @ LoginError::Database(_)) => {
+                self.give_back(&attempt).await;
+                Err(error)
+            }
+            finished => finished,
+        }
+    }
+
+    /// What was sealed when the password was right.
+    pub(super) async fn pending(
+        &self,
+        purpose: &str,
+        pending: &str,
+    ) -> Result<Pending, LoginError> {
+        let key = self.sealing.get().await?;
+        let opened = sealed::open(key, purpose, pending, Timestamp::now());
+        opened.ok_or(LoginError::BeginAgain)
+    }
+
+    /// The account of a right password, which is what it was.
+    pub(super) async fn account_of(
+        &self,
+        pending: &Pending,
+    ) -> Result<(Account, Role), LoginError> {
+        let account = self.account(&pending.email).await?;
+        let account = account.filter(|account| account.user_id == pending.user_id);
+        let account = account.filter(|account| mark_of(account) == pending.password);
+        let account = account.ok_or(LoginError::BeginAgain)?;
+        let role = account.operator.filter(|_| self.policy.passwords);
+        Ok((account, role.ok_or(LoginError::BeginAgain)?))
+    }
+
+    async fn account(&self, email: &str) -> Result<Option<Account>, sqlx::Error> {
         let mut tx = WorkerTx::begin(&self.pool).await?;
         let account = store::account(tx.conn(), &users::forms(email)).await?;
         tx.commit().await?;
+        Ok(account)
+    }
+
+    /// The account, if the password is its.
+    pub(super) async fn check(&self, email: &str, password: String) -> Result<Account, LoginError> {
+        let account = self.account(email).await?;
         let hash = account
             .as_ref()
             .and_then(|account| account.password_hash.clone());
@@ -122,43 +290,21 @@ impl Logins {
             PasswordError::Busy => LoginError::Busy,
             PasswordError::Unusable => LoginError::InvalidCredentials,
         })?;
-        let account = account
+        account
             .filter(|_| matches)
-            .ok_or(LoginError::InvalidCredentials)?;
-        self.start_session(&account, attempt).await
+            .ok_or(LoginError::InvalidCredentials)
     }
 
-    async fn start_session(
+    /// Lets an attempt in and counts it, until the guard is dropped.
+    pub(super) async fn attempt(
         &self,
-        account: &store::Account,
-        attempt: &LoginAttempt,
-    ) -> Result<Session, LoginError> {
-        let member = || account.role.as_deref().and_then(Role::named);
-        let role = account.operator.or_else(member);
-        let role = role.ok_or(LoginError::InvalidCredentials)?;
-        let organization_id = account.organization_id.filter(|_| !role.is_operator());
-        let token = token::new_session();
-        let expires_at = Timestamp::now() + LIFETIME;
-        let mut tx = WorkerTx::begin(&self.pool).await?;
-        let hash = token::hash(&token);
-        store::insert_session(
-            tx.conn(),
-            &hash,
-            account.user_id,
-            organization_id,
-            expires_at,
-        )
-        .await?;
-        let (mut counters, now) = store::lock_counters(tx.conn(), &attempt.keys).await?;
-        throttle::succeed(&mut counters, attempt.at, now);
-        store::write_counters(tx.conn(), &attempt.keys, &counters).await?;
-        tx.commit().await?;
-        Ok(Session {
-            token,
-            expires_at,
-            organization_id,
-            role,
-        })
+        name: &str,
+        client: &Client,
+    ) -> Result<(admission::AdmittedLogin, LoginAttempt), LoginError> {
+        let from = client.ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let keys = counters_of(name, from);
+        let admitted = self.admission.admit(&keys[0], &keys[1])?;
+        Ok((admitted, self.count_attempt(keys).await?))
     }
 
     async fn count_attempt(&self, keys: [Hash; 3]) -> Result<LoginAttempt, LoginError> {
@@ -184,8 +330,8 @@ impl Logins {
         }
     }
 
-    /// Stops counting an attempt that failed for our own reasons.
-    async fn give_back(&self, attempt: &LoginAttempt) {
+    /// Stops counting an attempt that failed for our own reasons, or is not yet done.
+    pub(super) async fn give_back(&self, attempt: &LoginAttempt) {
         let giving = async {
             let mut tx = WorkerTx::begin(&self.pool).await?;
             let (mut counters, _) = store::lock_counters(tx.conn(), &attempt.keys).await?;
@@ -201,9 +347,103 @@ impl Logins {
     }
 }
 
+fn counted<T>(done: Result<T, LoginError>) -> Result<T, LoginError> {
+    metrics::login(match &done {
+        Ok(_) => "succeeded",
+        Err(
+            LoginError::InvalidCredentials
+            | LoginError::CodeNeeded
+            | LoginError::WrongCode
+            | LoginError::NoSecondFactor
+            | LoginError::ByProviderOnly
+            | LoginError::BeginAgain,
+        ) => "failed",
+        Err(LoginError::Throttled { .. } | LoginError::Busy) => "throttled",
+        Err(LoginError::Database(_)) => "unavailable",
+    });
+    done
+}
+
+/// A mark of the account's password, which tells nothing of it.
+fn mark_of(account: &Account) -> String {
+    let hash = account.password_hash.as_deref().unwrap_or_default();
+    hex::encode(&token::hash(hash)[..16])
+}
+
+/// The session of an account.
+pub(super) async fn start_session(
+    tx: &mut WorkerTx,
+    account: &Account,
+    role: Role,
+    signed_in_by: SignedInBy,
+    client: &Client,
+) -> Result<Session, sqlx::Error> {
+    let organization_id = account.organization_id.filter(|_| !role.is_operator());
+    let token = token::new_session();
+    let expires_at = Timestamp::now()
+        + match signed_in_by {
+            SignedInBy::Oidc => LIFETIME_BY_PROVIDER,
+            SignedInBy::Password | SignedInBy::SecondFactor => LIFETIME,
+        };
+    let new = NewSession {
+        token: &token::hash(&token),
+        user_id: account.user_id,
+        organization_id,
+        expires_at,
+        signed_in_by,
+        client,
+    };
+    store::sessions::insert(tx.conn(), new).await?;
+    Ok(Session {
+        token,
+        expires_at,
+        organization_id,
+        role,
+    })
+}
+
+pub(super) async fn succeed(tx: &mut WorkerTx, attempt: &LoginAttempt) -> Result<(), sqlx::Error> {
+    let (mut counters, now) = store::lock_counters(tx.conn(), &attempt.keys).await?;
+    throttle::succeed(&mut counters, attempt.at, now);
+    store::write_counters(tx.conn(), &attempt.keys, &counters).await
+}
+
+/// Enters that an operator signed in. Of others nothing is entered.
+pub(super) async fn enter_sign_in(
+    tx: &mut WorkerTx,
+    session: &Session,
+    user_id: Uuid,
+    signed_in_by: SignedInBy,
+    client: &Client,
+) -> Result<(), sqlx::Error> {
+    if !session.role.is_operator() {
+        return Ok(());
+    }
+    let after = json!({
+        "session": sessions::id_of_token(&session.token),
+        "by": signed_in_by.as_str(),
+        "role": session.role.as_str(),
+    });
+    let by = By::user(user_id, client);
+    let entry = second_factor::entry(&by, SIGNED_IN, user_id, after);
+    audit::record_one(tx, entry).await
+}
+
+pub(super) async fn enter_recovery_code(
+    tx: &mut WorkerTx,
+    user_id: Uuid,
+    client: &Client,
+) -> Result<(), sqlx::Error> {
+    let left = store::second_factors::state(tx.conn(), user_id).await?;
+    let after = json!({"left": left.map(|(_, left)| left)});
+    let by = By::user(user_id, client);
+    let entry = second_factor::entry(&by, second_factor::CODE_USED, user_id, after);
+    audit::record_one(tx, entry).await
+}
+
 /// The keys of an attempt's counters [pair, address, account]. They are hashes,
 /// so that no list of attempted logins is stored.
-fn counters_of(email: &str, from: IpAddr) -> [Hash; 3] {
+fn counters_of(name: &str, from: IpAddr) -> [Hash; 3] {
     // An IPv6 subscriber has a whole /64 network.
     let from = match from.to_canonical() {
         IpAddr::V4(address) => address.to_string(),
@@ -213,17 +453,26 @@ fn counters_of(email: &str, from: IpAddr) -> [Hash; 3] {
         }
     };
     [
-        token::hash(&format!("pair {from} {email}")),
+        token::hash(&format!("pair {from} {name}")),
         token::hash(&format!("address {from}")),
-        token::hash(&format!("account {email}")),
+        token::hash(&format!("account {name}")),
     ]
 }
 
 /// Ends the session of a token, on every replica.
-pub async fn log_out(pool: &PgPool, token: &str) -> Result<(), sqlx::Error> {
+pub async fn log_out(pool: &PgPool, token: &str, client: &Client) -> Result<(), sqlx::Error> {
     if let Some(Credential::Session(hash)) = token::parse(token) {
         let mut tx = WorkerTx::begin(pool).await?;
-        store::revoke_session(tx.conn(), &hash).await?;
+        let of = store::sessions::find(tx.conn(), &[hash]).await?;
+        if store::revoke_session(tx.conn(), &hash).await?
+            && let Some((_, session)) = of.into_iter().next()
+            && session.operator.is_some()
+        {
+            let by = By::user(session.user_id, client);
+            let after = json!({"session": sessions::id_of(&hash)});
+            let entry = second_factor::entry(&by, SIGNED_OUT, session.user_id, after);
+            audit::record_one(&mut tx, entry).await?;
+        }
         tx.commit().await?;
     }
     Ok(())

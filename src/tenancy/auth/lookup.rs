@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::store::portal_sessions::{self, PortalRow};
+use super::store::operator_keys::{self, OperatorKeyRow};
 use super::store::service_keys::{self, ServiceKeyRow};
 use super::store::{self, KeyRow, SessionRow};
 use super::token::{Credential, Hash};
@@ -31,6 +32,7 @@ pub enum ValidCredential {
     /// With the organization that the request names, if there is one of that name.
     ServiceKey(ServiceKeyRow, Option<Named>),
     Portal(PortalRow),
+    OperatorKey(OperatorKeyRow),
 }
 
 /// A credential, and what its request calls the organization that it is for.
@@ -77,6 +79,7 @@ enum Use {
     /// Its organization and id.
     Key(Uuid, Uuid),
     ServiceKey(Uuid),
+    OperatorKey(Uuid),
 }
 
 /// The use of a credential whose recorded last use is out of date.
@@ -88,20 +91,22 @@ fn stale_use((presented, found): (&Presented, &ValidCredential)) -> Option<Use> 
         ValidCredential::Key(row) => row.stale.then_some(Use::Key(row.organization_id, row.id)),
         ValidCredential::ServiceKey(row, _) => row.stale.then_some(Use::ServiceKey(row.id)),
         ValidCredential::Portal(_) => None,
+        ValidCredential::OperatorKey(row) => row.stale.then_some(Use::OperatorKey(row.id)),
     }
 }
 
 type FoundCredentials = HashMap<Presented, ValidCredential>;
 
 async fn look_up(pool: &PgPool, presented: &[Presented]) -> Result<FoundCredentials, sqlx::Error> {
-    let (mut sessions, mut keys, mut of_service) = (Vec::new(), Vec::new(), Vec::new());
-    let mut of_portal = Vec::new();
+    let (mut sessions, mut keys) = (Vec::new(), Vec::new());
+    let (mut of_service, mut of_operators, mut of_portal) = (Vec::new(), Vec::new(), Vec::new());
     for one in presented {
         match one.credential {
             Credential::Session(hash) => sessions.push(hash),
             Credential::Key(hash) => keys.push(hash),
             Credential::ServiceKey(_) => of_service.push(one),
             Credential::Portal(hash) => of_portal.push(hash),
+            Credential::OperatorKey(hash) => of_operators.push(hash),
         }
     }
     let alone = |credential| Presented {
@@ -111,7 +116,9 @@ async fn look_up(pool: &PgPool, presented: &[Presented]) -> Result<FoundCredenti
     let mut conn = db::acquire(pool).await?;
     let mut found = FoundCredentials::new();
     if !sessions.is_empty() {
-        let rows = store::sessions(&mut conn, &sessions).await?.into_iter();
+        let rows = store::sessions::find(&mut conn, &sessions)
+            .await?
+            .into_iter();
         found.extend(rows.map(|(hash, row)| {
             let presented = alone(Credential::Session(hash));
             (presented, ValidCredential::Session(row))
@@ -129,6 +136,13 @@ async fn look_up(pool: &PgPool, presented: &[Presented]) -> Result<FoundCredenti
         found.extend(rows.into_iter().map(|(hash, row)| {
             let presented = alone(Credential::Portal(hash));
             (presented, ValidCredential::Portal(row))
+        }));
+    }
+    if !of_operators.is_empty() {
+        let rows = operator_keys::of_hashes(&mut conn, &of_operators).await?;
+        found.extend(rows.into_iter().map(|(hash, row)| {
+            let presented = alone(Credential::OperatorKey(hash));
+            (presented, ValidCredential::OperatorKey(row))
         }));
     }
     if !of_service.is_empty() {
@@ -178,19 +192,22 @@ async fn record_uses(pool: PgPool, mut used: mpsc::Receiver<Use>) {
 
 async fn try_record(pool: &PgPool, uses: &[Use]) -> Result<(), sqlx::Error> {
     let distinct: BTreeSet<&Use> = uses.iter().collect();
-    let (mut sessions, mut keys, mut of_service) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut sessions, mut keys) = (Vec::new(), Vec::new());
+    let (mut of_service, mut of_operators) = (Vec::new(), Vec::new());
     for used in distinct {
         match used {
             Use::Session(hash) => sessions.push(*hash),
             Use::Key(organization_id, id) => keys.push((*organization_id, *id)),
             Use::ServiceKey(id) => of_service.push(*id),
+            Use::OperatorKey(id) => of_operators.push(*id),
         }
     }
     let mut conn = db::acquire(pool).await?;
     let recorded = async {
-        store::touch_sessions(&mut conn, &sessions).await?;
+        store::sessions::touch(&mut conn, &sessions).await?;
         store::touch_keys(&mut conn, &keys).await?;
-        service_keys::touch(&mut conn, &of_service).await
+        service_keys::touch(&mut conn, &of_service).await?;
+        operator_keys::touch(&mut conn, &of_operators).await
     }
     .await;
     // The connection is dead or can no longer write.

@@ -12,29 +12,78 @@ pub mod issued;
 mod key_routes;
 mod login;
 mod lookup;
+mod oidc;
+mod operator_key_routes;
+mod operator_keys;
 pub mod operator_routes;
+mod operators;
+mod own;
 mod password;
 pub mod portal_routes;
 pub mod portal_sessions;
+mod policy;
 mod principal;
 mod routes;
+mod second_factor;
 mod service_keys;
+mod session_routes;
+mod sessions;
 mod store;
 mod throttle;
 mod token;
 mod users;
 
+/// The audit actions of what concerns operators alone.
+pub fn audit_actions() -> impl Iterator<Item = &'static str> {
+    [
+        operator_key_routes::LISTED,
+        operator_keys::CREATED,
+        operator_keys::REVOKED,
+        login::SIGNED_IN,
+        login::SIGNED_OUT,
+        second_factor::ENROLLED,
+        second_factor::REMOVED,
+        second_factor::RESET,
+        second_factor::CODES_MADE,
+        second_factor::CODE_USED,
+        oidc::ROLE_SET,
+        session_routes::LISTED,
+        sessions::ENDED,
+        sessions::ALL_ENDED,
+        operators::LISTED,
+        operators::SHOWN,
+    ]
+    .into_iter()
+}
+
 pub use api_keys::{ApiKey, ApiKeyError, NewApiKey, create_api_key, list_api_keys, revoke_api_key};
 pub use browser::{BrowserSession, SessionCookie};
 pub use by::By;
 pub use guard::{Guard, Standing};
-pub use login::{LoginError, Logins, Session, log_out};
+pub use login::{Begun, LoginError, Logins, Session, log_out};
+pub use oidc::{
+    Answered, CALLBACK as OIDC_CALLBACK, Failure as SignOnFailure, SingleSignOn,
+    reach as reach_provider,
+};
+pub use operator_keys::{
+    DoubtfulKey, NewOperatorKey, OperatorKey, create_operator_key, doubtful_operator_keys,
+    list_operator_keys, revoke_operator_key,
+};
+pub use operators::{OperatorUser, has_password, list_operators, operator_looked};
+pub use own::{Own, OwnError};
 pub use password::{Hasher, PasswordError, generated as generated_password};
 pub use portal_sessions::PortalVisitor;
+pub use policy::OperatorPolicy;
 pub use principal::{Operator, Permission, Principal, Product, Reporter, Role};
 pub use routes::{Login, routes};
+pub use second_factor::{
+    Proposal, SecondFactor, reset_second_factor, second_factor as second_factor_of, totp,
+};
 pub use service_keys::{
     NewServiceKey, ServiceKey, create_service_key, list_service_keys, revoke_service_key,
+};
+pub use sessions::{
+    OpenSession, SignedInBy, end_session, end_sessions, id_of_token, open_sessions,
 };
 pub use token::{Credential, parse as parse_credential, parse_portal as parse_portal_cookie};
 pub use users::{

@@ -15,7 +15,7 @@ use super::password::{PasswordError, generated};
 use super::store::{self, Filter};
 use super::{
     By, Created, Hasher, NewUser, Operator, Role, User, UserError, Which, create_user,
-    disable_user, enable_user, key_routes, set_password, user,
+    disable_user, enable_user, key_routes, operator_key_routes, session_routes, set_password, user,
 };
 use crate::audit;
 use crate::db::WorkerTx;
@@ -58,13 +58,14 @@ impl Access {
 }
 
 pub fn routes() -> Routes<Access> {
-    Routes::new()
+    session_routes::routes()
         .route(routes!(users), operator())
         .route(routes!(create), operator().secret())
         .route(routes!(disable), operator())
         .route(routes!(enable), operator())
         .route(routes!(reset_password), operator().secret())
         .merge(key_routes::routes())
+        .merge(operator_key_routes::routes())
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -179,6 +180,9 @@ async fn create(
         let names = Role::ALL.map(Role::as_str).join(", ");
         invalid_user(&format!("role: expected one of {names}"))
     })?;
+    if role.is_operator() && operator.user_id().is_none() {
+        return Err(keys_make_none());
+    }
     let password = generated();
     let new = NewUser {
         email: body.email,
@@ -214,7 +218,7 @@ async fn disable(
     operator: Operator,
     Path(id): Path<Uuid>,
 ) -> Result<Json<User>, Problem> {
-    if operator.user_id == id {
+    if operator.user_id() == Some(id) {
         return Err(Problem::new(
             StatusCode::CONFLICT,
             "own_user",
@@ -270,7 +274,7 @@ async fn reset_password(
 ) -> Result<Json<UserPassword>, Problem> {
     let pool = &access.shared.pool;
     let role = Role::named(&user(pool, id).await?.role);
-    if operator.user_id != id && role.is_none_or(Role::is_operator) {
+    if operator.user_id() != Some(id) && role.is_none_or(Role::is_operator) {
         return Err(conflict(
             "another_operator",
             "what an operator does is entered under their name, so that none gets another's \
@@ -281,6 +285,16 @@ async fn reset_password(
     let which = Which::Id(id);
     let user = set_password(pool, &access.hasher, which, password.clone(), &by).await?;
     Ok(Json(UserPassword { user, password }))
+}
+
+/// What a stolen key made would outlive it.
+pub(super) fn keys_make_none() -> Problem {
+    Problem::new(
+        StatusCode::FORBIDDEN,
+        "forbidden",
+        "a key makes no operators and no operators' keys; an operator who has logged in does, or \
+         the command line",
+    )
 }
 
 fn invalid_user(detail: &str) -> Problem {

@@ -132,10 +132,10 @@ pub enum Reporter {
     Each(Product),
 }
 
-/// An operator, who belongs to no organization.
+/// An operator, who belongs to no organization: a person, or a key of the operators'.
 #[derive(Debug, Clone)]
 pub struct Operator {
-    pub user_id: Uuid,
+    pub(super) actor: Actor,
     /// Whether it may change nothing.
     pub reads_only: bool,
     /// Where the request came from, for the audit log.
@@ -144,7 +144,15 @@ pub struct Operator {
 
 impl Operator {
     pub fn actor(&self) -> Actor {
-        Actor::User(self.user_id)
+        self.actor
+    }
+
+    /// The person; none where a key calls.
+    pub fn user_id(&self) -> Option<Uuid> {
+        match self.actor {
+            Actor::User(id) => Some(id),
+            Actor::ApiKey(_) | Actor::System | Actor::Webhook => None,
+        }
     }
 
     /// Puts the caller into the request.

@@ -1,7 +1,5 @@
 //! `/api/auth`: logging in and out.
 
-use std::net::{IpAddr, Ipv4Addr};
-
 use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -12,7 +10,7 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::{LoginError, Logins, Session, log_out};
+use super::{LoginError, Logins, Operator, OperatorPolicy, log_out};
 use crate::audit::Client;
 use crate::server::extract::Json;
 use crate::server::problem::Problem;
@@ -26,28 +24,22 @@ pub struct Login {
 }
 
 impl Login {
-    /// Checks a password and starts a session, by the rules of `/api/auth/login`.
-    pub async fn log_in(
-        &self,
-        email: &str,
-        password: String,
-        client: &Client,
-    ) -> Result<Session, LoginError> {
-        let from = client.ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        self.logins.log_in(email, password, from).await
+    /// `pool` serves logins and nothing else.
+    pub fn new(pool: PgPool, policy: OperatorPolicy) -> Self {
+        Self {
+            logins: Logins::new(pool.clone(), policy),
+            pool,
+        }
+    }
+
+    /// The rules of passwords and codes.
+    pub fn rules(&self) -> &Logins {
+        &self.logins
     }
 
     /// Ends the session of a token, on every replica.
-    pub async fn log_out(&self, token: &str) -> Result<(), sqlx::Error> {
-        log_out(&self.pool, token).await
-    }
-
-    /// `pool` serves logins and nothing else.
-    pub fn new(pool: PgPool) -> Self {
-        Self {
-            logins: Logins::new(pool.clone()),
-            pool,
-        }
+    pub async fn log_out(&self, token: &str, client: &Client) -> Result<(), sqlx::Error> {
+        log_out(&self.pool, token, client).await
     }
 }
 
@@ -62,6 +54,9 @@ pub fn routes() -> Routes<Login> {
 struct Credentials {
     email: String,
     password: String,
+    /// Of an operator with a second factor: a one-time code, or a recovery code.
+    #[schema(max_length = 64)]
+    code: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -92,8 +87,15 @@ async fn login(
     Extension(client): Extension<Client>,
     Json(credentials): Json<Credentials>,
 ) -> Result<impl IntoResponse, Problem> {
-    let Credentials { email, password } = credentials;
-    let session = state.log_in(&email, password, &client).await?;
+    let Credentials {
+        email,
+        password,
+        code,
+    } = credentials;
+    let logins = state.rules();
+    let session = logins
+        .log_in(&email, password, code.as_deref(), &client)
+        .await?;
     let token = Token {
         token: session.token,
         token_type: "Bearer",
@@ -112,14 +114,19 @@ async fn login(
     tag = "Access",
     responses((status = 204, description = "The token is revoked.")),
 )]
-async fn logout(State(state): State<Login>, headers: HeaderMap) -> Result<StatusCode, Problem> {
+async fn logout(
+    State(state): State<Login>,
+    operator: Option<Extension<Operator>>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
     // The guard has checked that there is one valid bearer token.
     let value = headers.get(header::AUTHORIZATION);
     let token = value
         .and_then(|value| value.to_str().ok())
         .and_then(|text| text.trim().split_once(' '))
         .map_or("", |(_, token)| token.trim());
-    state.log_out(token).await?;
+    let client = operator.map(|Extension(operator)| operator.client);
+    state.log_out(token, &client.unwrap_or_default()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -130,6 +137,32 @@ impl From<LoginError> for Problem {
                 StatusCode::UNAUTHORIZED,
                 "invalid_credentials",
                 "wrong e-mail address or password",
+            ),
+            LoginError::CodeNeeded => Self::new(
+                StatusCode::UNAUTHORIZED,
+                "code_required",
+                "this operator has a second factor: send its code, or a recovery code, as `code`",
+            ),
+            LoginError::WrongCode => Self::new(
+                StatusCode::UNAUTHORIZED,
+                "invalid_code",
+                "the code is wrong, or was used; wait for the next one",
+            ),
+            LoginError::NoSecondFactor => Self::new(
+                StatusCode::FORBIDDEN,
+                "second_factor_required",
+                "operators need a second factor here: sign in to the console, which makes one",
+            ),
+            LoginError::ByProviderOnly => Self::new(
+                StatusCode::FORBIDDEN,
+                "sign_in_by_provider",
+                "operators sign in to the console by the identity provider here; programs take an \
+                 operators' key",
+            ),
+            LoginError::BeginAgain => Self::new(
+                StatusCode::UNAUTHORIZED,
+                "invalid_credentials",
+                "something has changed meanwhile; log in again",
             ),
             LoginError::Throttled { retry_after_secs } => Self::new(
                 StatusCode::TOO_MANY_REQUESTS,

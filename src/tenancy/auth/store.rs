@@ -3,7 +3,12 @@
 //! transactions.
 
 pub mod portal_sessions;
+pub mod oidc;
+pub mod operator_keys;
+pub mod operators;
+pub mod second_factors;
 pub mod service_keys;
+pub mod sessions;
 mod standing;
 mod users;
 
@@ -16,63 +21,9 @@ use super::throttle::Counter;
 use super::token::Hash;
 use super::{ApiKey, Role};
 use crate::db::TenantTx;
+pub use sessions::{NewSession, SessionRow, revoke_session, revoke_sessions_of};
 pub use standing::{disable_user, enable_user, homeless};
 pub use users::{Filter, users};
-
-/// A valid session.
-#[derive(Debug, Clone)]
-pub struct SessionRow {
-    pub user_id: Uuid,
-    pub organization_id: Option<Uuid>,
-    /// Which kind of operator it is, if it is one.
-    pub operator: Option<Role>,
-    /// The current role in the organization.
-    pub role: Option<String>,
-    /// Whether the organization is archived.
-    pub archived: bool,
-    /// Whether `last_used_at` is out of date.
-    pub stale: bool,
-}
-
-/// A session unused for this long has ended.
-const IDLE_SECS: f64 = 7_200.0;
-
-/// The valid sessions among those with these hashes.
-pub async fn sessions(
-    conn: &mut PgConnection,
-    tokens: &[Hash],
-) -> Result<Vec<(Hash, SessionRow)>, sqlx::Error> {
-    let tokens: Vec<&[u8]> = tokens.iter().map(|hash| hash.as_slice()).collect();
-    let rows = sqlx::query!(
-        r#"SELECT s.token_hash, s.user_id, s.for_organization_id AS organization_id, u.operator,
-                  u.operator_reads,
-                  m.role AS "role?", o.archived_at IS NOT NULL AS "archived!",
-                  s.last_used_at < now() - interval '1 minute' AS "stale!"
-             FROM user_sessions s
-             JOIN users u ON u.id = s.user_id AND u.disabled_at IS NULL
-             LEFT JOIN organization_members m
-               ON m.organization_id = s.for_organization_id AND m.user_id = s.user_id
-             LEFT JOIN organizations o ON o.id = s.for_organization_id
-            WHERE s.token_hash = ANY($1) AND s.revoked_at IS NULL AND s.expires_at > now()
-              AND s.last_used_at > now() - make_interval(secs => $2)"#,
-        &tokens as &[&[u8]],
-        IDLE_SECS
-    )
-    .fetch_all(conn)
-    .await?;
-    let found = rows.into_iter().filter_map(|row| {
-        let session = SessionRow {
-            user_id: row.user_id,
-            organization_id: row.organization_id,
-            operator: operator(row.operator, row.operator_reads),
-            role: row.role,
-            archived: row.archived,
-            stale: row.stale,
-        };
-        Some((Hash::try_from(row.token_hash.as_slice()).ok()?, session))
-    });
-    Ok(found.collect())
-}
 
 /// The kind of operator that a user is, by the columns of `users`.
 fn operator(operator: bool, reads: bool) -> Option<Role> {
@@ -81,28 +32,6 @@ fn operator(operator: bool, reads: bool) -> Option<Role> {
         (false, true) => Some(Role::OperatorRead),
         (false, false) => None,
     }
-}
-
-/// Records that these sessions are used, except those that another statement
-/// is changing.
-pub async fn touch_sessions(conn: &mut PgConnection, tokens: &[Hash]) -> Result<(), sqlx::Error> {
-    if tokens.is_empty() {
-        return Ok(());
-    }
-    let tokens: Vec<&[u8]> = tokens.iter().map(|hash| hash.as_slice()).collect();
-    sqlx::query!(
-        "WITH due AS (
-           SELECT s.token_hash FROM user_sessions s
-            WHERE s.token_hash = ANY($1) AND s.last_used_at < now() - interval '1 minute'
-              FOR NO KEY UPDATE OF s SKIP LOCKED
-         )
-         UPDATE user_sessions s SET last_used_at = now()
-           FROM due WHERE s.token_hash = due.token_hash",
-        &tokens as &[&[u8]]
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
 }
 
 /// A valid API key.
@@ -178,6 +107,27 @@ pub struct Account {
     pub operator: Option<Role>,
     pub organization_id: Option<Uuid>,
     pub role: Option<String>,
+    pub second_factor: bool,
+}
+
+impl Account {
+    /// Of an operator who is known otherwise than by a password.
+    pub fn operator(user_id: Uuid, role: Role) -> Self {
+        Self {
+            user_id,
+            password_hash: None,
+            operator: Some(role),
+            organization_id: None,
+            role: None,
+            second_factor: false,
+        }
+    }
+
+    /// What the user is where they log in.
+    pub fn role(&self) -> Option<Role> {
+        let member = || self.role.as_deref().and_then(Role::named);
+        self.operator.or_else(member)
+    }
 }
 
 /// Finds the account with the first of an address's `forms` that exists, and the
@@ -188,8 +138,10 @@ pub async fn account(
 ) -> Result<Option<Account>, sqlx::Error> {
     let row = sqlx::query!(
         r#"SELECT u.id AS user_id, u.password_hash, u.operator, u.operator_reads,
-                  m.organization_id AS "organization_id?", m.role AS "role?"
+                  m.organization_id AS "organization_id?", m.role AS "role?",
+                  f.user_id IS NOT NULL AS "second_factor!"
              FROM users u
+             LEFT JOIN operator_second_factors f ON f.user_id = u.id
              LEFT JOIN LATERAL (SELECT organization_id, role FROM organization_members
                                  WHERE user_id = u.id ORDER BY created_at DESC, organization_id LIMIT 1) m
                ON true
@@ -205,48 +157,8 @@ pub async fn account(
         operator: operator(row.operator, row.operator_reads),
         organization_id: row.organization_id,
         role: row.role,
+        second_factor: row.second_factor,
     }))
-}
-
-pub async fn insert_session(
-    conn: &mut PgConnection,
-    token: &Hash,
-    user_id: Uuid,
-    organization_id: Option<Uuid>,
-    expires_at: Timestamp,
-) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "WITH gone AS (DELETE FROM user_sessions WHERE expires_at < now() - interval '1 day')
-         INSERT INTO user_sessions (token_hash, user_id, for_organization_id, expires_at)
-         VALUES ($1, $2, $3, $4)",
-        token,
-        user_id,
-        organization_id,
-        expires_at.to_sqlx() as _
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-pub async fn revoke_session(conn: &mut PgConnection, token: &Hash) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "UPDATE user_sessions SET revoked_at = now() WHERE token_hash = $1 AND revoked_at IS NULL",
-        token
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-pub async fn revoke_sessions_of(conn: &mut PgConnection, user_id: Uuid) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "UPDATE user_sessions SET revoked_at = now() WHERE user_id = $1 AND revoked_at IS NULL",
-        user_id
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
 }
 
 /// Locks the counters of `keys`, creating missing ones, and returns them in the

@@ -13,6 +13,8 @@ const SERVICE_KEY: &str = "vcp_";
 const PORTAL_CODE: &str = "vcl_";
 /// The prefix of the session that such a code becomes, which only a cookie carries.
 const PORTAL_SESSION: &str = "vcb_";
+/// The prefix of an operators' key.
+const OPERATOR_KEY: &str = "vco_";
 /// How much of an API key may be displayed.
 const DISPLAYED: usize = KEY.len() + 8;
 const HEX_DIGITS: usize = 64;
@@ -28,14 +30,17 @@ pub enum Credential {
     ServiceKey(Hash),
     /// Of the customer pages. No bearer token is one.
     Portal(Hash),
+    OperatorKey(Hash),
 }
 
 impl Credential {
     pub fn hash(&self) -> Hash {
         match self {
-            Self::Session(hash) | Self::Key(hash) | Self::ServiceKey(hash) | Self::Portal(hash) => {
-                *hash
-            }
+            Self::Session(hash)
+            | Self::Key(hash)
+            | Self::ServiceKey(hash)
+            | Self::OperatorKey(hash)
+            | Self::Portal(hash) => *hash,
         }
     }
 }
@@ -60,6 +65,10 @@ pub fn new_portal_session() -> String {
     make(PORTAL_SESSION)
 }
 
+pub fn new_operator_key() -> String {
+    make(OPERATOR_KEY)
+}
+
 fn make(prefix: &str) -> String {
     format!("{prefix}{}", hex::encode(rand::random::<[u8; 32]>()))
 }
@@ -82,6 +91,8 @@ pub fn parse(text: &str) -> Option<Credential> {
         Some(Credential::Key(hash(text)))
     } else if has_prefix(SERVICE_KEY) {
         Some(Credential::ServiceKey(hash(text)))
+    } else if has_prefix(OPERATOR_KEY) {
+        Some(Credential::OperatorKey(hash(text)))
     } else {
         None
     }
@@ -136,6 +147,9 @@ mod tests {
         let service_key = new_service_key();
         let parsed = Some(Credential::ServiceKey(hash(&service_key)));
         assert_eq!(parse(&service_key), parsed);
+        let operator_key = new_operator_key();
+        let parsed = Some(Credential::OperatorKey(hash(&operator_key)));
+        assert_eq!(parse(&operator_key), parsed);
         assert_ne!(new_key(), key);
         let upper = key.to_uppercase();
         for wrong in [

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::password::{Hasher, PasswordError};
 use super::store::{Filter, Membership};
+use super::token::Hash;
 use super::{By, Role, store};
 use crate::audit::{self, NewEntry};
 use crate::db::WorkerTx;
@@ -236,7 +237,19 @@ pub async fn set_password(
     by: &By,
 ) -> Result<User, UserError> {
     let hash = hasher.hash(password).await?;
-    change(pool, user, Change::Password(&hash), by).await
+    change(pool, user, Change::Password(&hash, None), by).await
+}
+
+/// The same by the user, whose session with the token goes on.
+pub(super) async fn set_own_password(
+    pool: &PgPool,
+    user_id: Uuid,
+    hash: &str,
+    token: &Hash,
+    by: &By,
+) -> Result<User, UserError> {
+    let set = Change::Password(hash, Some(token));
+    change(pool, Which::Id(user_id), set, by).await
 }
 
 /// Disables a user and ends all of the user's sessions.
@@ -257,7 +270,8 @@ pub enum Which<'a> {
 }
 
 enum Change<'a> {
-    Password(&'a str),
+    /// With the session that goes on.
+    Password(&'a str, Option<&'a Hash>),
     Disabled,
     Enabled,
 }
@@ -265,11 +279,20 @@ enum Change<'a> {
 impl Change<'_> {
     fn action(&self) -> (&'static str, serde_json::Value) {
         match self {
-            Self::Password(_) => ("user_password_set", json!({})),
+            Self::Password(..) => ("user_password_set", json!({})),
             Self::Disabled => ("user_disabled", json!({"disabled": true})),
             Self::Enabled => ("user_enabled", json!({"disabled": false})),
         }
     }
+}
+
+/// Whose chains the entries about a user are in: the user's organizations', or the operators'.
+pub(super) async fn chains_of(tx: &mut WorkerTx, user_id: Uuid) -> Result<Vec<Uuid>, sqlx::Error> {
+    let mut organizations = store::organizations_of(tx.conn(), user_id).await?;
+    if organizations.is_empty() {
+        organizations.push(audit::OPERATORS);
+    }
+    Ok(organizations)
 }
 
 /// Changes a user, with an audit entry in each of the user's organizations, or in the
@@ -283,17 +306,18 @@ async fn change(
     let (action, after) = change.action();
     let mut tx = WorkerTx::begin(pool).await?;
     let user = find(&mut tx, which).await?;
-    let mut organizations = store::organizations_of(tx.conn(), user.id).await?;
-    if organizations.is_empty() {
-        organizations.push(audit::OPERATORS);
-    }
+    let organizations = chains_of(&mut tx, user.id).await?;
     let chains = audit::lock_chains(tx.conn(), &organizations).await?;
     match change {
-        Change::Password(hash) => store::update_password(tx.conn(), user.id, hash).await?,
+        Change::Password(hash, _) => store::update_password(tx.conn(), user.id, hash).await?,
         Change::Disabled => store::disable_user(tx.conn(), user.id).await?,
         Change::Enabled => store::enable_user(tx.conn(), user.id).await?,
     }
-    store::revoke_sessions_of(tx.conn(), user.id).await?;
+    let kept = match change {
+        Change::Password(_, kept) => kept,
+        Change::Disabled | Change::Enabled => None,
+    };
+    store::revoke_sessions_of(tx.conn(), user.id, kept).await?;
     let before = json!({"disabled": user.disabled_at.is_some()});
     let entries: Vec<NewEntry> = organizations
         .iter()
@@ -307,7 +331,7 @@ async fn change(
     Ok(user)
 }
 
-async fn find(tx: &mut WorkerTx, which: Which<'_>) -> Result<User, UserError> {
+pub(super) async fn find(tx: &mut WorkerTx, which: Which<'_>) -> Result<User, UserError> {
     let (forms, id) = match which {
         Which::Email(email) => (Some(forms(email)), None),
         Which::Id(id) => (None, Some(id)),

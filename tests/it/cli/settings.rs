@@ -101,6 +101,8 @@ fn a_malformed_setting_is_one_line_that_names_it() {
         (serve, "PUBLIC_URL", "javascript:alert(1)"),
         (serve, "FRAME_ANCESTORS", "https://a.example,*"),
         (serve, "PORTAL_THEME", "accent=#ffee00"),
+        (serve, "OPERATORS_REQUIRE_SECOND_FACTOR", "perhaps"),
+        (serve, "OIDC_ALLOW_PASSWORDS", "perhaps"),
         (serve, "WEBHOOK_TOLERANCE_SECONDS", "0"),
         (serve, "WEBHOOK_TOLERANCE_SECONDS", "5m"),
         (retry, "PUSHGATEWAY_URL", "localhost:9091"),
@@ -161,6 +163,19 @@ fn settings_that_contradict_each_other_are_refused() {
                 ("AUTH_AUDIENCE", "billing"),
                 ("AUTH_ROLES", "admin=operator"),
             ],
+        ),
+        ("OIDC_CLIENT_ID", vec![("OIDC_ISSUER", "https://id")]),
+        (
+            "OIDC_ISSUER",
+            vec![
+                ("OIDC_ISSUER", "http://id.example"),
+                ("OIDC_CLIENT_ID", "billing"),
+                ("OIDC_OPERATOR_GROUP", "ops"),
+            ],
+        ),
+        (
+            "OIDC_CLIENT_SECRET",
+            vec![("OIDC_CLIENT_SECRET", "hunter2")],
         ),
         ("STRIPE_SECRET_KEY", vec![("STRIPE_SECRET_KEY_FILE", file)]),
         ("DATABASE_URL", vec![("DATABASE_URL_FILE", file)]),

@@ -1,9 +1,13 @@
 //! The console, as a browser sees it: cookies, forms and pages.
 
+mod accounts;
 mod browser;
 mod forms;
+mod operators;
 mod pages;
 mod sessions;
+mod sign_on;
+mod single_sign_on;
 mod stored;
 
 use std::collections::BTreeMap;
@@ -167,11 +171,21 @@ impl Desk {
         };
         let service = TestService::with(options).await;
         let organization = service.db.organization("cus_1").await;
-        let pool = service.db.service_pool();
+        let desk = Self {
+            service,
+            organization,
+        };
+        desk.add_users().await;
+        desk
+    }
+
+    /// The operators and the owner.
+    async fn add_users(&self) {
+        let pool = self.service.db.service_pool();
         for (email, role, organization_id) in [
             (OPERATOR, Role::Operator, None),
             (READER, Role::OperatorRead, None),
-            (OWNER, Role::Owner, Some(organization)),
+            (OWNER, Role::Owner, Some(self.organization)),
         ] {
             let new = NewUser {
                 email: email.to_owned(),
@@ -182,10 +196,6 @@ impl Desk {
             auth::create_user(&pool, &Hasher::default(), new, &auth::By::SYSTEM)
                 .await
                 .unwrap();
-        }
-        Self {
-            service,
-            organization,
         }
     }
 
@@ -232,6 +242,9 @@ impl Desk {
             "/console/explain?event=evt_1".to_owned(),
             format!("/console/explain?org={organization}&metric=api_calls"),
             "/console/audit-log".to_owned(),
+            "/console/operators".to_owned(),
+            "/console/account".to_owned(),
+            "/console/account/second-factor".to_owned(),
             format!("/console/audit-log?org={organization}&actor=user"),
         ]
     }

@@ -313,6 +313,7 @@ enum Kind {
     User(Role),
     Key(Permission),
     Service(Permission),
+    OperatorKey(Role),
 }
 
 impl Credential {
@@ -333,8 +334,12 @@ impl Credential {
             name: scope.as_str(),
             kind: Kind::Service(scope),
         });
+        let operator_keys = [Role::Operator, Role::OperatorRead].map(|role| Self {
+            name: role.as_str(),
+            kind: Kind::OperatorKey(role),
+        });
         let all = [nobody].into_iter().chain(users).chain(keys);
-        all.chain(service_keys).collect()
+        all.chain(service_keys).chain(operator_keys).collect()
     }
 
     async fn make(&self, service: &TestService, organization: Uuid) -> Option<String> {
@@ -343,6 +348,7 @@ impl Credential {
             Kind::User(role) => Some(service.token(organization, role).await),
             Kind::Key(scope) => Some(service.api_key(organization, &[scope]).await),
             Kind::Service(scope) => Some(service.service_key(&[scope]).await),
+            Kind::OperatorKey(role) => Some(service.operator_key(role).await),
         }
     }
 
@@ -353,7 +359,9 @@ impl Credential {
             (_, Access::StripeSignature) => return Some(400),
             (Kind::Nobody, _) => return Some(401),
             (Kind::User(_), Access::Token) => true,
-            (Kind::Key(_) | Kind::Service(_), Access::Token) => false,
+            (Kind::Key(_) | Kind::Service(_) | Kind::OperatorKey(_), Access::Token) => false,
+            (Kind::OperatorKey(Role::OperatorRead), Access::Operator) => method == Method::GET,
+            (Kind::OperatorKey(_), access) => access == Access::Operator,
             (Kind::User(role), Access::Tenant(needed) | Access::EachTenant(needed)) => {
                 role.permissions().contains(&needed)
             }
@@ -380,6 +388,7 @@ fn path_of(route: &Route) -> String {
         .replace("{externalId}", "none")
         .replace("{user}", &Uuid::nil().to_string())
         .replace("{key}", &Uuid::nil().to_string())
+        .replace("{session}", &Uuid::nil().to_string())
 }
 
 /// Every role and kind of key, on every route that is served. None is left out:

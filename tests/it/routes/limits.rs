@@ -212,6 +212,7 @@ fn body_of(path: &str) -> &'static [(&'static str, &'static str)] {
         "/api/operator/service-keys" | "/api/operator/organizations/{organization}/api-keys" => {
             &[("scopes", "[\"usage.write\"]"), ("name", "\"a\"")]
         }
+        "/api/operator/operator-keys" => &[("role", "\"operator.read\""), ("name", "\"a\"")],
         "/api/organizations/{externalId}" => &[
             ("name", "\"Acme\""),
             ("email", "\"billing@acme.example\""),

@@ -9,6 +9,7 @@ pub mod issuer;
 pub mod libraries;
 pub mod product;
 pub mod program;
+pub mod provider;
 pub mod server;
 pub mod service;
 pub mod serving;

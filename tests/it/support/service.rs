@@ -172,6 +172,21 @@ impl TestService {
         service_key(&self.db, scopes).await
     }
 
+    /// A key of the operators' own.
+    pub async fn operator_key(&self, role: Role) -> String {
+        let key = format!("vco_{}", random_digits());
+        let digest = hex::encode(Sha256::digest(key.as_bytes()));
+        self.db
+            .execute(&format!(
+                "INSERT INTO operator_api_keys (id, name, prefix, key_hash, reads_only)
+                 VALUES (gen_random_uuid(), 'test', '{}', '\\x{digest}', {})",
+                &key[..12],
+                role == Role::OperatorRead
+            ))
+            .await;
+        key
+    }
+
     /// Posts `body` with `signature`.
     pub async fn deliver_raw(&self, body: impl Into<Vec<u8>>, signature: &str) -> Response {
         let request = self

@@ -39,6 +39,8 @@ pub enum Missing {
 pub struct Jwks {
     client: Client,
     url: Url,
+    /// What says where they are.
+    of: &'static str,
     held: RwLock<Held>,
     /// Held by the one that reads; it has when keys were last read for a request.
     reading: Arc<Mutex<Option<Instant>>>,
@@ -52,10 +54,11 @@ struct Held {
 }
 
 impl Jwks {
-    pub fn new(url: Url) -> Result<Self, reqwest::Error> {
+    pub fn new(url: Url, of: &'static str) -> Result<Self, reqwest::Error> {
         Ok(Self {
             client: client(&url)?,
             url,
+            of,
             held: RwLock::default(),
             reading: Arc::default(),
         })
@@ -71,6 +74,24 @@ impl Jwks {
             return Ok(key);
         }
         self.read_seldom().await;
+        let keys = self.usable().ok_or(Missing::NoKeys)?;
+        keys.find(id, algorithm).ok_or(Missing::Unknown)
+    }
+
+    /// The same where nobody but the issuer names keys: one that is not known is looked for at
+    /// once.
+    pub async fn find_named_by_issuer(
+        &self,
+        id: &str,
+        algorithm: Algorithm,
+    ) -> Result<Arc<Key>, Missing> {
+        if let Some(key) = self.usable().and_then(|keys| keys.find(id, algorithm)) {
+            return Ok(key);
+        }
+        let _reading = self.reading.lock().await;
+        if let Err(error) = self.read().await {
+            tracing::warn!(%error, of = self.of, "The keys of an issuer could not be read");
+        }
         let keys = self.usable().ok_or(Missing::NoKeys)?;
         keys.find(id, algorithm).ok_or(Missing::Unknown)
     }
@@ -93,7 +114,7 @@ impl Jwks {
         let jwks = self.clone();
         let reading = tokio::spawn(async move {
             if let Err(error) = jwks.read().await {
-                tracing::warn!(%error, "The keys at AUTH_JWKS_URL could not be read");
+                tracing::warn!(%error, of = jwks.of, "The keys of an issuer could not be read");
             }
             drop(asked_at);
         });

@@ -4,11 +4,11 @@
 //! a token that names a key of the issuer's has its signature checked, on a blocking
 //! thread. Nothing in a token is believed before that.
 
-mod form;
-mod jwks;
-mod keys;
+pub(super) mod form;
+pub(super) mod jwks;
+pub(super) mod keys;
 mod signatures;
-mod strict;
+pub(super) mod strict;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +31,7 @@ pub use form::has_form;
 use jwks::{Jwks, Missing};
 pub use jwks::{POLL, fetch};
 use keys::Key;
+pub(super) use signatures::install;
 use strict::Strict;
 
 /// How far the issuer's clock may be from ours.
@@ -92,9 +93,9 @@ impl From<Refusal> for Problem {
 
 impl Issuer {
     pub fn new(config: IssuerConfig) -> Result<Self, reqwest::Error> {
-        signatures::install();
+        install();
         Ok(Self {
-            jwks: Arc::new(Jwks::new(config.jwks_url.clone())?),
+            jwks: Arc::new(Jwks::new(config.jwks_url.clone(), "AUTH_JWKS_URL")?),
             config: Arc::new(config),
             checking: Arc::new(Semaphore::new(limits::TOKEN_CHECKS)),
         })
@@ -228,7 +229,7 @@ fn role(claim: Option<&Value>, config: &IssuerConfig) -> Option<Role> {
 
 /// The same on every replica and for ever: a uuid of version 5 of the `sub`, in the
 /// namespace of the issuer.
-fn user_id(issuer: &str, subject: &str) -> Uuid {
+pub(super) fn user_id(issuer: &str, subject: &str) -> Uuid {
     let namespace = Uuid::new_v5(&Uuid::NAMESPACE_URL, issuer.as_bytes());
     Uuid::new_v5(&namespace, subject.as_bytes())
 }

@@ -28,6 +28,7 @@ pub async fn homeless(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Erro
     sqlx::query_scalar!(
         "SELECT email FROM users u
           WHERE NOT operator AND NOT operator_reads AND disabled_at IS NULL
+            AND oidc_subject IS NULL
             AND NOT EXISTS (SELECT FROM organization_members m WHERE m.user_id = u.id)
           ORDER BY created_at, id"
     )

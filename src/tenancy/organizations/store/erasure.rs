@@ -242,6 +242,14 @@ pub async fn delete_users(
     )
     .execute(&mut *conn)
     .await?;
+    // Of those who were operators once.
+    sqlx::query!(
+        "WITH codes AS (DELETE FROM operator_recovery_codes WHERE user_id = ANY($1))
+         DELETE FROM operator_second_factors WHERE user_id = ANY($1)",
+        &alone
+    )
+    .execute(&mut *conn)
+    .await?;
     sqlx::query!(
         "DELETE FROM organization_members WHERE organization_id = $1",
         organization_id

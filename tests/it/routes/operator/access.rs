@@ -208,6 +208,7 @@ async fn a_secret_is_answered_once_and_kept_nowhere() {
         ("/users", new, "password"),
         (&*keys, scopes.clone(), "key"),
         ("/service-keys", scopes, "key"),
+        ("/operator-keys", json!({"role": "operator"}), "key"),
         ("/event-endpoints", hook, "secret"),
     ] {
         let send = async || {

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use valuecanvas_billing::app::api;
 use valuecanvas_billing::server::routes::Access;
+use valuecanvas_billing::tenancy::auth;
 
 use super::Desk;
 
@@ -13,6 +14,11 @@ const DELIVERY: &str = "019aab70-0000-7000-8000-000000000003";
 /// A member of the organization, and a key of it, and of the product.
 const USER: &str = "019aab70-0000-7000-8000-000000000004";
 const KEY: &str = "019aab70-0000-7000-8000-000000000005";
+
+/// The id of the member's session.
+fn session() -> String {
+    auth::id_of_token("session").to_string()
+}
 
 /// A path of the template, and a body, for which the route answers 2xx.
 fn request(desk: &Desk, method: &str, template: &str) -> (String, Option<Value>) {
@@ -25,6 +31,7 @@ fn request(desk: &Desk, method: &str, template: &str) -> (String, Option<Value>)
         .replace("{delivery}", DELIVERY)
         .replace("{user}", USER)
         .replace("{key}", KEY)
+        .replace("{session}", &session())
         // The one that goes is another one.
         .replace("{endpoint}", if method == "DELETE" { GOES } else { STAYS });
     let (id, body) = match (method, template) {
@@ -52,6 +59,7 @@ fn request(desk: &Desk, method: &str, template: &str) -> (String, Option<Value>)
             "",
             Some(json!({"email": "jo@example.com", "role": "operator.read"})),
         ),
+        ("POST", "/api/operator/operator-keys") => ("", Some(json!({"role": "operator.read"}))),
         ("POST", _) if template.ends_with("-keys") => {
             ("", Some(json!({"scopes": ["usage.write"]})))
         }
@@ -97,7 +105,11 @@ async fn each_look_and_each_change_is_entered_with_who_and_from_where() {
              INSERT INTO api_keys (organization_id, id, name, prefix, key_hash, scopes)
                VALUES ('{organization}', '{KEY}', 'key', 'vck_00000000', sha256('key'), '{{billing.read}}');
              INSERT INTO service_api_keys (id, name, prefix, key_hash, scopes)
-               VALUES ('{KEY}', 'key', 'vcp_00000000', sha256('key'), '{{billing.read}}')",
+               VALUES ('{KEY}', 'key', 'vcp_00000000', sha256('key'), '{{billing.read}}');
+             INSERT INTO operator_api_keys (id, name, prefix, key_hash, reads_only)
+               VALUES ('{KEY}', 'key', 'vco_00000000', sha256('key'), true);
+             INSERT INTO user_sessions (token_hash, user_id, expires_at)
+               VALUES (sha256('session'), '{USER}', now() + interval '1 hour')",
             organization = desk.organization
         ))
         .await;

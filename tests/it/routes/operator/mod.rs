@@ -5,9 +5,11 @@ mod access;
 mod dead_letters;
 mod events;
 mod features;
+mod keys;
 mod looks;
 mod organizations;
 mod quotas;
+mod sessions;
 
 use reqwest::Method;
 use serde_json::{Value, json};
