@@ -30,4 +30,5 @@ pub mod stripe;
 pub mod subscriptions;
 pub mod telemetry;
 pub mod tenancy;
+pub mod timeline;
 pub mod webhooks;

@@ -14,6 +14,7 @@ use crate::server::budget::{Class, Doing, Shortage};
 use crate::subscriptions::{self, DriftKind, Findings};
 use crate::telemetry::metrics::{self, Labels};
 use crate::tenancy::organizations;
+use crate::timeline;
 use crate::webhooks;
 
 /// Starts to record for `serve`, which found `missing` connections missing.
@@ -30,6 +31,7 @@ pub fn of_service(catalogue: &Catalogue, missing: u32) -> PrometheusHandle {
             .chain(features::audit_actions())
             .chain(explain::audit_actions())
             .chain(outbox::audit_actions())
+            .chain(timeline::audit_actions())
             .chain(console::audit_actions()),
     );
     metrics::of_service(

@@ -23,6 +23,7 @@ use crate::migrations::Gate;
 use crate::outbox::{publisher, sender};
 use crate::subscriptions::{self, CHECK_EVERY, SETTLE_EVERY, Subscriptions, VanishedPlans};
 use crate::tenancy::auth::issued::{self, Issuer};
+use crate::webhooks::bulk;
 
 /// Time between attempts to bring all quotas in line with the catalogue.
 const CATALOGUE: Duration = Duration::from_secs(5);
@@ -50,6 +51,8 @@ pub struct Parts {
     pub in_stripe: bool,
     pub ledger: Ledger,
     pub subscriptions: Subscriptions,
+    /// For what operators do with all events that match.
+    pub bulk: bulk::Running,
     /// For events out.
     pub reads: Arc<Reads>,
     pub recorder: PrometheusHandle,
@@ -100,6 +103,14 @@ impl Parts {
         }
         self.register_metering(background);
         self.register_outbox(serve, background);
+        let bulk = self.bulk.clone();
+        self.writing(background, "bulk actions", bulk::POLL, move || {
+            let running = bulk.clone();
+            async move {
+                let more = bulk::run_some(running).await?;
+                Ok::<_, sqlx::Error>(if more { Next::AtOnce } else { Next::AfterPeriod })
+            }
+        });
         let (pool, stop) = (self.pool.clone(), self.stop.clone());
         let kept = serve.retention;
         self.writing(background, "retention", retention::POLL, move || {

@@ -43,6 +43,7 @@ use crate::tenancy::auth::issued::Issuer;
 use crate::tenancy::auth::{Guard, Login, SessionCookie};
 use crate::tenancy::names::Names;
 use crate::webhooks::backpressure::Backpressure;
+use crate::webhooks::bulk;
 use crate::webhooks::endpoint::Endpoint;
 use crate::webhooks::intake::{self, Source};
 use crate::webhooks::rejections::{self, Rejections};
@@ -99,6 +100,11 @@ pub async fn start(
         in_stripe,
         ledger: metering.ledger.clone(),
         subscriptions: subscriptions.clone(),
+        bulk: bulk::Running {
+            processor: starting.processor()?,
+            pressure: intake.pressure.clone(),
+            stop: starting.stop.clone(),
+        },
         reads: Arc::new(Reads {
             states: states.clone(),
             pressure: intake.pressure.clone(),
@@ -342,12 +348,7 @@ impl Starting<'_> {
             shares: Shares::default(),
             keeper: Keeper::new(pools.api.clone()),
         };
-        let processor = Processor::new(
-            pools.api.clone(),
-            Catalogue::clone(catalogue),
-            self.stripe,
-            stripe_client(self.stripe)?,
-        );
+        let processor = self.processor()?;
         let api = Api {
             states,
             shared: Shared::new(pools.api.clone()),
@@ -355,7 +356,7 @@ impl Starting<'_> {
             cookie,
             catalogue: catalogue.clone(),
             endpoint: Arc::new(endpoint),
-            processor: Arc::new(processor),
+            processor,
             subscriptions,
             addresses: Arc::new(ReturnAddresses::new(&serve.surface.addresses)),
             rules: metering.rules,
@@ -364,6 +365,16 @@ impl Starting<'_> {
             outbound: Arc::new(serve.outbound.clone()),
         };
         Ok(api.site(checks, serve.metrics_addr.is_none()))
+    }
+
+    /// Processing of single events, for operators.
+    fn processor(&self) -> Result<Arc<Processor>, StartError> {
+        Ok(Arc::new(Processor::new(
+            self.pools.api.clone(),
+            Catalogue::clone(&self.catalogue),
+            self.stripe,
+            stripe_client(self.stripe)?,
+        )))
     }
 
     /// The processing thread, unless this replica leaves events to others.

@@ -3,7 +3,10 @@
 //! neither SQL nor rules of its own.
 
 mod audit_log;
+mod bulk_actions;
 mod dead_letters;
+mod drift;
+mod effects;
 mod explained;
 mod home;
 mod organization;
@@ -13,6 +16,7 @@ mod screen;
 mod session;
 mod sign_in;
 mod time;
+mod timeline;
 mod webhooks;
 
 use std::future::Future;
@@ -30,6 +34,7 @@ use crate::server::Shared;
 use crate::server::problem::Problem;
 use crate::server::routes::{Access, Routes, Rules, public};
 use crate::state::States;
+use crate::subscriptions::Subscriptions;
 use crate::tenancy::auth::{Login, SessionCookie};
 use crate::webhooks::operator::OperatorState;
 use screen::Refusal;
@@ -47,6 +52,7 @@ pub struct Console {
     pub webhooks: OperatorState,
     pub explaining: Explaining,
     pub states: States,
+    pub subscriptions: Subscriptions,
     pub catalogue: Arc<Catalogue>,
     pub readiness: Readiness,
     pub verdicts: home::Verdicts,
@@ -67,6 +73,7 @@ pub fn routes() -> Routes<Arc<Console>> {
     Routes::new()
         .page(read.clone(), "/", get(root), public())
         .page(read.clone(), screen::STYLE, get(screen::style), public())
+        .page(read.clone(), screen::SCRIPT, get(screen::script), public())
         .page(read.clone(), "/console", get(home::page), browsers)
         .page(read.clone(), sign_in::PATH, get(sign_in::page), browsers)
         .page(act.clone(), sign_in::PATH, post(sign_in::sign_in), browsers)
@@ -96,9 +103,33 @@ pub fn routes() -> Routes<Arc<Console>> {
             browsers,
         )
         .page(
+            read.clone(),
+            bulk_actions::PATH,
+            get(bulk_actions::list),
+            browsers,
+        )
+        .page(
             act.clone(),
-            dead_letters::PATH,
-            post(dead_letters::act),
+            bulk_actions::PATH,
+            post(bulk_actions::act),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            "/console/bulk-actions/{id}",
+            get(bulk_actions::one),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            "/console/bulk-actions/{id}/progress",
+            get(bulk_actions::moving),
+            browsers,
+        )
+        .page(
+            act.clone(),
+            "/console/bulk-actions/{id}/stop",
+            post(bulk_actions::stop),
             browsers,
         )
         .page(
@@ -111,6 +142,24 @@ pub fn routes() -> Routes<Arc<Console>> {
             read.clone(),
             "/console/organizations/{organization}",
             get(organization::page),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            "/console/organizations/{organization}/drift",
+            get(drift::page),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            "/console/organizations/{organization}/drift/part",
+            get(drift::part),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            "/console/organizations/{organization}/timeline",
+            get(timeline::page),
             browsers,
         )
         .page(

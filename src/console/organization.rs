@@ -11,7 +11,7 @@ use super::organizations::PATH;
 use super::query::address;
 use super::screen::{Block, Cell, Grid, Refusal, Screen, Tone, grouped};
 use super::session::Signed;
-use super::{Console, audit_log, explained, webhooks};
+use super::{Console, audit_log, drift, explained, timeline, webhooks};
 use crate::audit;
 use crate::db::{TenantTx, WorkerTx};
 use crate::explain;
@@ -47,6 +47,7 @@ pub async fn page(
         .lead(id.to_string())
         .with(who(&overview, id))
         .with(plan(&overview, &state, id))
+        .with(drift::waiting(&console, id))
         .with(quotas(&overview, id))
         .with(usage(&overview, id))
         .with(invoices(&overview))
@@ -65,9 +66,9 @@ fn who(overview: &Overview, id: Uuid) -> Block {
     let customers: Vec<Cell> = customers
         .map(|one| Cell::of(one, "stripeCustomerId"))
         .collect();
-    let id = id.to_string();
-    let log = address(audit_log::PATH, &[("org", Some(&id))]);
-    let events = address(webhooks::PATH, &[("org", Some(&id))]);
+    let named = id.to_string();
+    let log = address(audit_log::PATH, &[("org", Some(&named))]);
+    let events = address(webhooks::PATH, &[("org", Some(&named))]);
     let mut rows = vec![
         ("External id", of("externalId")),
         ("E-mail", of("email")),
@@ -82,6 +83,7 @@ fn who(overview: &Overview, id: Uuid) -> Block {
     rows.push((
         "See also",
         Cell::Many(vec![
+            Cell::link(timeline::page_of(id), "its timeline"),
             Cell::link(events, "its events"),
             Cell::link(log, "its audit log"),
         ]),

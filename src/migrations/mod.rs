@@ -95,6 +95,8 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260123040000", "settled_holds"),
     ("20260124010000", "subscription_lookup"),
     ("20260124020000", "audit_log_order"),
+    ("20260128010000", "bulk_actions"),
+    ("20260128020000", "timeline"),
 ];
 
 /// A migration and its state in the database.

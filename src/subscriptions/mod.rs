@@ -27,6 +27,7 @@ pub mod import;
 mod migrate;
 mod mirror;
 mod missing;
+mod operator;
 mod payer;
 mod pending;
 mod pending_view;
@@ -60,7 +61,7 @@ pub use payer::SetupStarted;
 pub use pending::{PendingChange, PendingWhen};
 pub use pending_view::PendingChangeView;
 pub use preview::{Line, Preview, PreviewUnavailable, Pricing, QuotaChange, Source};
-pub use reconcile::{Drift, DriftKind, Healing, Reconciliation};
+pub use reconcile::{Compared, CompareError, Difference, Drift, DriftKind, Healing, Reconciliation, Verdict};
 pub use selection::{AskedAddons, Quantities, Selection};
 pub use state::{Item, SubscriptionRow, SubscriptionState};
 pub use store::findings::{Findings, VanishedPlans, check_vanished, findings};
@@ -88,6 +89,7 @@ pub struct Subscriptions {
     overage_lookup: OverageLookup,
     prices: Prices,
     locks: OrganizationLocks,
+    comparisons: Arc<reconcile::Comparisons>,
 }
 
 impl Subscriptions {
@@ -111,6 +113,7 @@ impl Subscriptions {
             stripe,
             prices: Prices::default(),
             locks: OrganizationLocks::default(),
+            comparisons: Arc::default(),
         }
     }
 

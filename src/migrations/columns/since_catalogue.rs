@@ -246,4 +246,13 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
             ("usage_events", "taken_back taken_back_at"),
         ],
     ),
+    (
+        "20260128010000_bulk_actions",
+        &[(
+            "webhook_bulk_actions",
+            "id action filter counted through requested_by created_at started_at position_at \
+             position_id succeeded failed skipped failures lease_id lease_expires_at worked_at \
+             ended_at stopped",
+        )],
+    ),
 ];

@@ -1,6 +1,7 @@
 //! The console, as a browser sees it: cookies, forms and pages.
 
 mod browser;
+mod bulk;
 mod forms;
 mod pages;
 mod sessions;
@@ -161,10 +162,14 @@ const OWNER: &str = "owner@example.com";
 
 impl Desk {
     async fn open() -> Self {
-        let options = Options {
+        Self::with(Options {
             max_retries: 0,
             ..Options::default()
-        };
+        })
+        .await
+    }
+
+    async fn with(options: Options) -> Self {
         let service = TestService::with(options).await;
         let organization = service.db.organization("cus_1").await;
         let pool = service.db.service_pool();
@@ -225,6 +230,7 @@ impl Desk {
             "/console/webhooks/evt_1".to_owned(),
             "/console/webhooks/evt_2".to_owned(),
             "/console/dead-letters".to_owned(),
+            "/console/bulk-actions".to_owned(),
             "/console/organizations".to_owned(),
             "/console/organizations?query=cus_1".to_owned(),
             format!("/console/organizations/{organization}"),
