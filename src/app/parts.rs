@@ -28,7 +28,7 @@ use crate::webhooks::bulk;
 /// Time between attempts to bring all quotas in line with the catalogue.
 const CATALOGUE: Duration = Duration::from_secs(5);
 const GRACE_PERIODS: Duration = Duration::from_secs(30);
-const FEATURE_OVERRIDES: Duration = Duration::from_secs(30);
+const OVERRIDES: Duration = Duration::from_secs(30);
 const RESERVATIONS: Duration = Duration::from_secs(15);
 const LEVELS: Duration = Duration::from_secs(15);
 /// Time between moves of recorded values into the histograms' buckets, which would
@@ -191,9 +191,13 @@ impl Parts {
         self.writing(
             background,
             "feature override sweeper",
-            FEATURE_OVERRIDES,
+            OVERRIDES,
             move || sweep_feature_overrides(pool.clone()),
         );
+        let (pool, catalogue) = (self.pool.clone(), self.catalogue.clone());
+        self.writing(background, "quota override sweeper", OVERRIDES, move || {
+            sweep_quota_overrides(pool.clone(), catalogue.clone())
+        });
         let (pool, ledger) = (self.pool.clone(), self.ledger.clone());
         self.writing(background, "reservation sweeper", RESERVATIONS, move || {
             let (pool, ledger) = (pool.clone(), ledger.clone());
@@ -231,6 +235,17 @@ async fn sweep_feature_overrides(pool: PgPool) -> Result<Next, sqlx::Error> {
     let ended = features::sweep(&pool).await?;
     if ended > 0 {
         tracing::info!(ended, "Feature overrides ended");
+    }
+    Ok(Next::AfterPeriod)
+}
+
+async fn sweep_quota_overrides(
+    pool: PgPool,
+    catalogue: Arc<Catalogue>,
+) -> Result<Next, sqlx::Error> {
+    let ended = quotas::sweep(&pool, &catalogue).await?;
+    if ended > 0 {
+        tracing::info!(ended, "Overrides of quotas ended");
     }
     Ok(Next::AfterPeriod)
 }

@@ -11,6 +11,7 @@ mod explained;
 mod home;
 mod organization;
 mod organizations;
+mod overrides;
 mod query;
 mod screen;
 mod session;
@@ -142,6 +143,30 @@ pub fn routes() -> Routes<Arc<Console>> {
             read.clone(),
             "/console/organizations/{organization}",
             get(organization::page),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            "/console/organizations/{organization}/quotas/{metric}",
+            get(overrides::quota),
+            browsers,
+        )
+        .page(
+            act.clone(),
+            "/console/organizations/{organization}/quotas/{metric}",
+            post(overrides::set_quota),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            "/console/organizations/{organization}/features/{feature}",
+            get(overrides::feature),
+            browsers,
+        )
+        .page(
+            act.clone(),
+            "/console/organizations/{organization}/features/{feature}",
+            post(overrides::set_feature),
             browsers,
         )
         .page(

@@ -11,7 +11,7 @@ use super::organizations::PATH;
 use super::query::address;
 use super::screen::{Block, Cell, Grid, Refusal, Screen, Tone, grouped};
 use super::session::Signed;
-use super::{Console, audit_log, drift, explained, timeline, webhooks};
+use super::{Console, audit_log, drift, explained, overrides, timeline, webhooks};
 use crate::audit;
 use crate::db::{TenantTx, WorkerTx};
 use crate::explain;
@@ -152,17 +152,27 @@ fn quotas(overview: &Overview, id: Uuid) -> Block {
                 Cell::Number(grouped(rate))
             }),
             match held.is_null() {
-                true => Cell::None,
+                true => Cell::link(overrides::of_quota(id, metric), "none"),
                 false => Cell::Many(vec![
                     Cell::Badge(Tone::Warn, self::limit(held)),
-                    Cell::of(held, "updatedAt"),
+                    Cell::link(overrides::of_quota(id, metric), "see or change"),
                 ]),
             },
+            Cell::of(held, "reason"),
+            Cell::of(held, "expiresAt"),
         ]
     });
     grid(
         "Quotas",
-        vec!["Metric", "The plan's quota", "Over it", "Rate", "Override"],
+        vec![
+            "Metric",
+            "The plan's quota",
+            "Over it",
+            "Rate",
+            "Override",
+            "Reason",
+            "Until",
+        ],
         rows.collect(),
         "There are none.",
     )
@@ -280,7 +290,13 @@ fn features(overview: &Overview, id: Uuid) -> Block {
         vec![
             Cell::link(explained::of_feature(id, feature), feature),
             Cell::of(row, "planValue"),
-            Cell::of(held, "value"),
+            match held.is_null() {
+                true => Cell::link(overrides::of_feature(id, feature), "none"),
+                false => Cell::Many(vec![
+                    Cell::of(held, "value"),
+                    Cell::link(overrides::of_feature(id, feature), "see or change"),
+                ]),
+            },
             Cell::of(held, "reason"),
             Cell::of(held, "expiresAt"),
         ]

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+pub use edit::Edit;
 pub use live::{Live, PATH as SCRIPT, script};
 pub use refusal::Refusal;
 
@@ -214,6 +215,7 @@ pub enum Block {
     Grid(Grid),
     Filter(Filter),
     Form(Form),
+    Edit(Edit),
     /// Text as it is, byte for byte.
     Code {
         title: String,
@@ -336,7 +338,7 @@ pub struct Button {
 impl Button {
     /// Whether what a button says does something, rather than ask or try.
     pub fn acts(value: &str) -> bool {
-        matches!(value, "replay" | "discard" | "verify" | "start" | "stop")
+        matches!(value, "replay" | "discard" | "verify" | "start" | "stop" | "set" | "unset")
     }
 
     /// The address with a key of its own, where the button does something.
@@ -469,6 +471,7 @@ pub fn grouped(number: impl ToString) -> String {
     format!("{sign}{out}{rest}")
 }
 
+mod edit;
 mod live;
 mod refusal;
 #[cfg(test)]

@@ -97,6 +97,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260124020000", "audit_log_order"),
     ("20260128010000", "bulk_actions"),
     ("20260128020000", "timeline"),
+    ("20260128030000", "quota_override_terms"),
 ];
 
 /// A migration and its state in the database.

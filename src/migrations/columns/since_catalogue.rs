@@ -255,4 +255,8 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
              ended_at stopped",
         )],
     ),
+    (
+        "20260128030000_quota_override_terms",
+        &[("usage_quota_overrides", "reason expires_at set_by")],
+    ),
 ];

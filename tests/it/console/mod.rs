@@ -3,6 +3,8 @@
 mod browser;
 mod bulk;
 mod forms;
+mod organization;
+mod overrides;
 mod pages;
 mod sessions;
 mod stored;
@@ -234,6 +236,8 @@ impl Desk {
             "/console/organizations".to_owned(),
             "/console/organizations?query=cus_1".to_owned(),
             format!("/console/organizations/{organization}"),
+            format!("/console/organizations/{organization}/timeline"),
+            format!("/console/organizations/{organization}/quotas/api_calls"),
             "/console/explain".to_owned(),
             "/console/explain?event=evt_1".to_owned(),
             format!("/console/explain?org={organization}&metric=api_calls"),
