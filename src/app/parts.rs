@@ -108,7 +108,11 @@ impl Parts {
             let running = bulk.clone();
             async move {
                 let more = bulk::run_some(running).await?;
-                Ok::<_, sqlx::Error>(if more { Next::AtOnce } else { Next::AfterPeriod })
+                Ok::<_, sqlx::Error>(if more {
+                    Next::AtOnce
+                } else {
+                    Next::AfterPeriod
+                })
             }
         });
         let (pool, stop) = (self.pool.clone(), self.stop.clone());

@@ -32,8 +32,8 @@ use crate::webhooks::dead_letters::replay::{self, Replayed};
 use crate::webhooks::inspect::{self, EventFilter};
 use crate::webhooks::worker::Processor;
 use crate::webhooks::{DeadLetterFilter, list_dead_letters};
-use describe::{describe_dead_letters, describe_details, describe_events, describe_report};
 use bulk::Bulk;
+use describe::{describe_dead_letters, describe_details, describe_events, describe_report};
 use discard::Discard;
 
 #[derive(Debug, Subcommand)]

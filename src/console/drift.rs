@@ -8,11 +8,11 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use uuid::Uuid;
 
+use super::Console;
 use super::organizations::{self, PATH};
 use super::screen::{Block, Cell, Grid, Live, Refusal, Screen, Tone, grouped};
 use super::session::Signed;
 use super::webhooks::notice;
-use super::Console;
 use crate::server::extract::Path;
 use crate::server::problem::Problem;
 use crate::subscriptions::{Compared, Difference, Verdict};
@@ -122,7 +122,10 @@ fn blocks(compared: &Compared) -> Vec<Block> {
             ..Grid::default()
         })
     });
-    [notice(tone, title, &text)].into_iter().chain(grid).collect()
+    [notice(tone, title, &text)]
+        .into_iter()
+        .chain(grid)
+        .collect()
 }
 
 /// One for each field.

@@ -102,11 +102,12 @@ pub fn of_rehearsal(difference: &Difference) -> Vec<Block> {
         Block::Notice {
             tone: Tone::Plain,
             title: "What this cannot show".to_owned(),
-            text: "The handler ran for real, on the rows as they are now, and was rolled back. What \
+            text:
+                "The handler ran for real, on the rows as they are now, and was rolled back. What \
                    other parts of the service do after a replay is not here: events out to the \
                    product, calls to Stripe and usage that is told to it, other events that waited \
                    for this one. Until it is replayed, rows may change."
-                .to_owned(),
+                    .to_owned(),
         },
     ]
 }

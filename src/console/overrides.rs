@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::organizations::{PATH, page_of};
@@ -117,7 +118,8 @@ impl Typed {
             reason,
             expires_at,
         } = self;
-        [value, over_limit, reason, expires_at].map(String::as_str).join("\u{1f}")
+        let all = [value, over_limit, reason, expires_at].map(String::as_str);
+        hex::encode(Sha256::digest(all.join("\0")))
     }
 }
 
@@ -153,6 +155,9 @@ async fn now(console: &Console, of: &Of) -> Result<Now, Problem> {
             }
         }
         Kind::Feature => {
+            if quotas::list(tx.conn(), of.organization).await?.is_empty() {
+                return Err(missing());
+            }
             let all = features::list(tx.conn(), &console.catalogue, of.organization).await?;
             let row = all.into_iter().find(|one| one.feature == of.name);
             let row = row.ok_or_else(missing)?;
@@ -270,7 +275,12 @@ fn form(of: &Of, now: &Now, typed: &Typed) -> Block {
     let until = Some(typed.expires_at.as_str());
     fields.extend([
         Field::text("reason", "Reason", reason, "promised in the contract"),
-        Field::text("expiresAt", "Until, in UTC; or nothing", until, "2026-12-31T00:00:00Z"),
+        Field::text(
+            "expiresAt",
+            "Until, in UTC; or nothing",
+            until,
+            "2026-12-31T00:00:00Z",
+        ),
     ]);
     let mut buttons = vec![button("set", "Set it", Tone::Main)];
     if now.is_overridden {
@@ -316,7 +326,7 @@ async fn act(console: &Console, posted: &Posted, of: &Of) -> Result<Response, Re
     let typed = Typed::of(&posted.fields);
     let before = now(console, of).await?;
     let seen = posted.fields.get("seen").unwrap_or_default();
-    let done = match before.typed.seen().trim() == seen.trim() {
+    let done = match before.typed.seen() == seen {
         true => change(console, &posted.signed, of, sets.then_some(&typed)).await,
         false => Err(Problem::new(
             StatusCode::CONFLICT,
@@ -393,9 +403,8 @@ async fn change(
 }
 
 fn limit(text: &str) -> Result<QuotaLimit, Problem> {
-    let invalid = |why: String| {
-        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_limit", why)
-    };
+    let invalid =
+        |why: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_limit", why);
     match QuotaLimit::parse(text) {
         Ok(QuotaLimit::Plan) => Err(invalid(
             "Quota: `Return to the plan's` is a button of its own".to_owned(),

@@ -338,7 +338,10 @@ pub struct Button {
 impl Button {
     /// Whether what a button says does something, rather than ask or try.
     pub fn acts(value: &str) -> bool {
-        matches!(value, "replay" | "discard" | "verify" | "start" | "stop" | "set" | "unset")
+        matches!(
+            value,
+            "replay" | "discard" | "verify" | "start" | "stop" | "set" | "unset"
+        )
     }
 
     /// The address with a key of its own, where the button does something.

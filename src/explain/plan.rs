@@ -79,7 +79,9 @@ async fn first(
         ));
     }
     let next = store::next_change(conn, organization_id, &CHANGES, then).await?;
-    let found = next.as_ref().and_then(|next| next.before["planTier"].as_str());
+    let found = next
+        .as_ref()
+        .and_then(|next| next.before["planTier"].as_str());
     let tier = found.unwrap_or(&held.base_plan_tier);
     let then = at(then);
     Ok(match &next {

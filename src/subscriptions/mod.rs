@@ -61,7 +61,9 @@ pub use payer::SetupStarted;
 pub use pending::{PendingChange, PendingWhen};
 pub use pending_view::PendingChangeView;
 pub use preview::{Line, Preview, PreviewUnavailable, Pricing, QuotaChange, Source};
-pub use reconcile::{Compared, CompareError, Difference, Drift, DriftKind, Healing, Reconciliation, Verdict};
+pub use reconcile::{
+    CompareError, Compared, Difference, Drift, DriftKind, Healing, Reconciliation, Verdict,
+};
 pub use selection::{AskedAddons, Quantities, Selection};
 pub use state::{Item, SubscriptionRow, SubscriptionState};
 pub use store::findings::{Findings, VanishedPlans, check_vanished, findings};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use tokio::runtime::Handle;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
@@ -62,7 +63,15 @@ impl Subscriptions {
         let entry = operator.did(COMPARED, Some(organization), "organization", id);
         audit::record_one(&mut tx, entry).await.map_err(database)?;
         tx.commit().await.map_err(database)?;
-        self.compare_one(organization).await
+        // On a blocking thread: the compiler cannot prove that what could heal is `Send`.
+        let (subscriptions, runtime) = (self.clone(), Handle::current());
+        let comparing = tokio::task::spawn_blocking(move || {
+            runtime.block_on(subscriptions.compare_one(organization))
+        });
+        match comparing.await {
+            Ok(compared) => compared,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
     }
 }
 

@@ -38,7 +38,7 @@ use billing_domain::status::SubscriptionStatus;
 pub(super) use documents::Answer;
 pub use drift::{Drift, Reconciliation};
 pub use kinds::DriftKind;
-pub use one::{Compared, CompareError, Comparisons, Difference, Verdict};
+pub use one::{CompareError, Compared, Comparisons, Difference, Verdict};
 use payments::Billed;
 pub(super) use payments::{charge_event, dispute_event, refund_event};
 use schedules::schedule_in;

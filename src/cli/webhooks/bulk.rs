@@ -159,7 +159,10 @@ fn listed(actions: &[BulkAction]) -> String {
             ]
         })
         .collect();
-    table(&["ID", "ACTION", "STATE", "DONE", "FAILED", "ASKED FOR"], &rows)
+    table(
+        &["ID", "ACTION", "STATE", "DONE", "FAILED", "ASKED FOR"],
+        &rows,
+    )
 }
 
 fn described(action: &BulkAction) -> String {
@@ -175,8 +178,8 @@ fn described(action: &BulkAction) -> String {
         action.skipped
     )];
     let failures = action.failures.iter();
-    lines.extend(failures.map(|failed| {
-        printable(&format!("{} FAILED {}", failed.event_id, failed.error))
-    }));
+    lines.extend(
+        failures.map(|failed| printable(&format!("{} FAILED {}", failed.event_id, failed.error))),
+    );
     lines.join("\n")
 }

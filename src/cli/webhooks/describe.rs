@@ -45,7 +45,12 @@ fn differences(difference: &Difference) -> Vec<String> {
     let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "null".to_owned());
     let mut lines = Vec::new();
     for row in &difference.changes {
-        lines.push(format!("  {} {} {}", row.table, row.row, row.change.as_str()));
+        lines.push(format!(
+            "  {} {} {}",
+            row.table,
+            row.row,
+            row.change.as_str()
+        ));
         lines.extend(row.columns.iter().map(|column| {
             let (before, after) = (value(&column.before), value(&column.after));
             format!("    {}: {before} -> {after}", column.column)

@@ -74,7 +74,13 @@ impl Live {
 
 impl Block {
     pub(super) fn is_live(&self) -> bool {
-        matches!(self, Self::Live(Live { address: Some(_), .. }))
+        matches!(
+            self,
+            Self::Live(Live {
+                address: Some(_),
+                ..
+            })
+        )
     }
 }
 

@@ -7,7 +7,8 @@ mod store;
 
 pub use follow::VERSION_CHANGED;
 pub use store::{
-    HeldPlan, QuotaOverride, QuotaRow, are_fewer_seats, hold_seats, list, overrides, release_seats, seats_used, set_plan,
+    HeldPlan, QuotaOverride, QuotaRow, are_fewer_seats, hold_seats, list, overrides, release_seats,
+    seats_used, set_plan,
 };
 
 use billing_domain::grace_period::EndReason;
@@ -188,7 +189,7 @@ async fn enter(
     if command.limit == QuotaLimit::Plan && command.expires_at.is_some() {
         return Err(SetError::EndOfPlan);
     }
-    let reason = command.reason.as_deref().map(checked_reason).transpose()?;
+    let said = command.reason.as_deref().map(checked_reason).transpose()?;
     let organization_id = command.organization_id;
     let mut tx = TenantTx::begin(pool, organization_id).await?;
     let chains = audit::lock_chains(tx.conn(), &[organization_id]).await?;
@@ -217,7 +218,7 @@ async fn enter(
                 metric: &command.metric,
                 quota,
                 over_limit: command.over_limit,
-                reason,
+                reason: said,
                 expires_at: command.expires_at,
                 set_by: &set_by,
             };
@@ -252,7 +253,7 @@ async fn enter(
             None => json!({}),
         },
         client: command.client.clone(),
-        reason: reason.map(str::to_owned),
+        reason: said.map(str::to_owned),
     }];
     entries.extend(ended.iter().map(|ended| ended.entry(command.actor)));
     audit::record(&mut tx, &chains, &entries).await?;

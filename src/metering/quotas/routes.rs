@@ -3,7 +3,8 @@
 use axum::Json;
 use axum::extract::State;
 use billing_domain::quantity::QuantityError;
-use serde::Deserialize;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sqlx::postgres::PgPool;
 use utoipa::ToSchema;
@@ -11,7 +12,7 @@ use utoipa::openapi::schema::{Object, OneOfBuilder, Schema, Type};
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::{QUOTAS_LISTED, QuotaLimit, QuotaRow, SetError, SetQuota, store};
+use super::{QUOTAS_LISTED, QuotaLimit, QuotaOverride, QuotaRow, SetError, SetQuota, store};
 use crate::audit;
 use crate::catalogue::OverLimit;
 use crate::db::TenantTx;

@@ -47,6 +47,7 @@ pub enum Verdict {
 /// A difference between our state and Stripe's.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = DriftDifference)]
 pub struct Difference {
     /// Such as `differs` or `missing_here`.
     pub kind: &'static str,
@@ -62,6 +63,7 @@ pub struct Difference {
 /// A field that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = DriftField)]
 pub struct FieldDifference {
     #[schema(example = "status")]
     pub field: String,
@@ -73,6 +75,7 @@ pub struct FieldDifference {
 /// An organization compared with Stripe.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = ComparedOrganization)]
 pub struct Compared {
     #[schema(inline)]
     pub verdict: Verdict,
@@ -136,25 +139,31 @@ impl Subscriptions {
     /// Compares one organization with Stripe.
     pub async fn compare_one(&self, organization_id: Uuid) -> Result<Arc<Compared>, CompareError> {
         let client = self.stripe.as_ref().ok_or(CompareError::NotConfigured)?;
-        let bounds = &self.comparisons;
-        let comparing = async {
-            let _turn = bounds.running.acquire().await;
-            if let Some(known) = bounds.known(organization_id, Timestamp::now()) {
-                return Ok(known);
-            }
-            let mut found = self.compare_once(client, organization_id).await?;
-            if !found.drift.is_empty() {
-                // What a webhook on its way explains is gone when it is compared again.
-                let mut again = self.compare_once(client, organization_id).await?;
-                again.retain_lasting(&found);
-                found = again;
-            }
-            let compared = Arc::new(Compared::of(&found, Timestamp::now()));
-            bounds.remember(organization_id, &compared);
-            Ok(compared)
-        };
+        let comparing = self.compare_in_turn(client, organization_id);
         let compared = tokio::time::timeout(PATIENCE, comparing).await;
         compared.unwrap_or(Err(CompareError::TooSlow))
+    }
+
+    async fn compare_in_turn(
+        &self,
+        client: &Client,
+        organization_id: Uuid,
+    ) -> Result<Arc<Compared>, CompareError> {
+        let bounds = &self.comparisons;
+        let _turn = bounds.running.acquire().await;
+        if let Some(known) = bounds.known(organization_id, Timestamp::now()) {
+            return Ok(known);
+        }
+        let mut found = self.compare_once(client, organization_id).await?;
+        if !found.drift.is_empty() {
+            // What a webhook on its way explains is gone when it is compared again.
+            let mut again = self.compare_once(client, organization_id).await?;
+            again.retain_lasting(&found);
+            found = again;
+        }
+        let compared = Arc::new(Compared::of(&found, Timestamp::now()));
+        bounds.remember(organization_id, &compared);
+        Ok(compared)
     }
 
     async fn compare_once(
@@ -183,7 +192,10 @@ impl Subscriptions {
             .await?;
         self.customers(client, &both, healing, &mut found).await?;
         let mut tx = WorkerTx::begin(&self.pool).await?;
-        let ids: Vec<&str> = invoices.iter().filter_map(|one| one["id"].as_str()).collect();
+        let ids: Vec<&str> = invoices
+            .iter()
+            .filter_map(|one| one["id"].as_str())
+            .collect();
         let mirrored = store::invoices(tx.conn(), &ids, false).await?;
         let customers: Vec<&str> = named.customers.iter().map(String::as_str).collect();
         let methods = store::payment_methods(tx.conn(), Some(&customers)).await?;

@@ -5,7 +5,11 @@ use metrics::{counter, describe_counter, describe_gauge, gauge};
 const EVENTS: &str = "webhook_bulk_events_total";
 const OPEN: &str = "webhook_bulk_actions_open";
 
-const ACTIONS: [&str; 3] = ["replay_dead_letters", "discard_dead_letters", "replay_events"];
+const ACTIONS: [&str; 3] = [
+    "replay_dead_letters",
+    "discard_dead_letters",
+    "replay_events",
+];
 const RESULTS: [&str; 3] = ["succeeded", "failed", "skipped"];
 
 pub(super) fn describe() {

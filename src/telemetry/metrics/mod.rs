@@ -5,8 +5,8 @@
 pub mod audit;
 pub mod background;
 pub mod budget;
-mod describe;
 pub mod bulk;
+mod describe;
 pub mod holds;
 mod labels;
 pub mod log;

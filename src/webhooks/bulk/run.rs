@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{ENDED, Failed, Matching, Position, entry, page};
 use crate::audit::{self, Actor, NewEntry};
-use crate::db::WorkerTx;
+use crate::db::{WorkerTx, WriteTx as _};
 use crate::telemetry::metrics;
 use crate::webhooks::backpressure::Backpressure;
 use crate::webhooks::dead_letters::{discard, replay};
@@ -86,8 +86,14 @@ impl Step<'_> {
             _ => None,
         };
         let (id, lease) = (self.claimed.id, self.lease);
-        let advanced =
-            store::advance(tx.conn(), (id, lease), &self.position, came.as_str(), failed).await?;
+        let advanced = store::advance(
+            tx.conn(),
+            (id, lease),
+            &self.position,
+            came.as_str(),
+            failed,
+        )
+        .await?;
         let action = self.claimed.act.as_str();
         if advanced {
             tx.after_commit(move || metrics::bulk::event(action, came.as_str()));

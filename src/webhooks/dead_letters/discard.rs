@@ -6,7 +6,7 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use crate::audit::{self, Actor, NewEntry};
-use crate::db::WorkerTx;
+use crate::db::{WorkerTx, WriteTx as _};
 use crate::tenancy::auth::Operator;
 use crate::webhooks::bulk::{Came, Step};
 use crate::webhooks::store::dead_letters;
@@ -20,9 +20,8 @@ pub async fn discard(
     operator: &Operator,
 ) -> Result<bool, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
-    let entry = |organization| {
-        operator.did(ACTION, organization, "webhook_event", event_id.to_owned())
-    };
+    let entry =
+        |organization| operator.did(ACTION, organization, "webhook_event", event_id.to_owned());
     let discarded = discard_as(&mut tx, event_id, entry).await?;
     tx.commit().await?;
     Ok(discarded)

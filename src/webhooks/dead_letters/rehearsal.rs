@@ -38,6 +38,7 @@ pub struct Rehearsed {
 /// What it would change.
 #[derive(Debug, Default, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = RehearsedDifference)]
 pub struct Difference {
     /// Rows, by table and key.
     pub changes: Vec<RowChange>,

@@ -146,7 +146,10 @@ async fn replay_for(
 
 /// The context for applying the event. No transaction is open while Stripe is
 /// asked for the account of the key.
-pub(super) async fn context<'a>(processor: &'a Processor, event_id: &str) -> Result<Context<'a>, sqlx::Error> {
+pub(super) async fn context<'a>(
+    processor: &'a Processor,
+    event_id: &str,
+) -> Result<Context<'a>, sqlx::Error> {
     let mut tx = WorkerTx::begin(&processor.pool).await?;
     let names_account = replays::names_account(tx.conn(), event_id).await?;
     tx.commit().await?;
@@ -157,7 +160,10 @@ pub(super) async fn context<'a>(processor: &'a Processor, event_id: &str) -> Res
 pub(super) type Kept = (StoredEvent, Location, Option<Uuid>);
 
 /// The event, or why there is nothing to replay.
-pub(super) async fn find(tx: &mut WorkerTx, event_id: &str) -> Result<Result<Kept, Replayed>, sqlx::Error> {
+pub(super) async fn find(
+    tx: &mut WorkerTx,
+    event_id: &str,
+) -> Result<Result<Kept, Replayed>, sqlx::Error> {
     Ok(match replays::find(tx.conn(), event_id).await? {
         Found::At(event, location, organization) => Ok((event, location, organization)),
         Found::InFlight => Err(Replayed::InFlight),
@@ -254,7 +260,10 @@ async fn record_failure(
         let failure: Failure = failure_of(error);
         replays::add_attempt(tx.conn(), event, &failure).await?;
     }
-    if !behalf.advance(&mut tx, Came::Failed(error.to_string())).await? {
+    if !behalf
+        .advance(&mut tx, Came::Failed(error.to_string()))
+        .await?
+    {
         tx.rollback().await?;
         return Ok(false);
     }

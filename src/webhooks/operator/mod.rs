@@ -7,8 +7,8 @@ mod dead_letters;
 mod events;
 mod replays;
 
-pub use dead_letters::{LettersQuery, is_dead};
 pub use bulk::BulkList;
+pub use dead_letters::{LettersQuery, is_dead};
 pub use events::EventsQuery;
 pub use replays::ReplayedEvent;
 

@@ -234,16 +234,21 @@ macro_rules! events_by {
         let (after, through): (Option<&Position>, Option<Timestamp>) = $bounds;
         let from = after.map(|(time, _)| *time).or($filter.since);
         sqlx::query!(
-            $select + " FROM (
+            $select
+                + " FROM (
                SELECT stripe_event_id, event_type, organization_id, received_at FROM webhook_events
-                WHERE processed AND payload_removed_at IS NULL AND " + $by + "
+                WHERE processed AND payload_removed_at IS NULL AND "
+                + $by
+                + "
                   AND ($1::text IS NULL OR event_type = $1)
                   AND ($2::uuid IS NULL OR organization_id = $2)
                   AND received_at >= coalesce($3::timestamptz, '-infinity')
                   AND ($4::text IS NULL OR (received_at, stripe_event_id) > ($3, $4))
                   AND received_at <= coalesce($5::timestamptz, 'infinity')
                   AND ($6::timestamptz IS NULL OR received_at < $6)
-                " + $order + " LIMIT $7) matching",
+                "
+                + $order
+                + " LIMIT $7) matching",
             $filter.r#type,
             $filter.organization_id,
             from.map(|time| time.to_sqlx()) as _,

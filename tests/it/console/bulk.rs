@@ -159,11 +159,7 @@ async fn one_that_waits_is_stopped_and_a_second_stop_says_why_it_does_nothing() 
     let page = browser.get(&begun.location).await;
     is_ok(&page);
     assert!(page.text.contains("data-live"), "{}", page.text);
-    assert!(
-        page.policy.contains("script-src 'self'"),
-        "{}",
-        page.policy
-    );
+    assert!(page.policy.contains("script-src 'self'"), "{}", page.policy);
     let mut reader = Browser::of(&desk.service, READER).await;
     let seen = reader.get(&begun.location).await;
     is_ok(&seen);
@@ -189,11 +185,7 @@ async fn nobody_sees_or_moves_one_without_a_session() {
     let service = TestService::start().await;
     let mut nobody = Browser::new(&service);
     let one = format!("{BULK}/{}", Uuid::now_v7());
-    for path in [
-        BULK.to_owned(),
-        one.clone(),
-        format!("{one}/progress"),
-    ] {
+    for path in [BULK.to_owned(), one.clone(), format!("{one}/progress")] {
         let page = nobody.get(&path).await;
         assert_eq!(page.status, 303, "{path}: {}", page.text);
     }

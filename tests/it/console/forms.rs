@@ -69,7 +69,14 @@ async fn a_read_only_operator_sees_no_buttons_and_is_refused() {
         assert_eq!(acts, 1, "{path} has the form to sign out alone");
     }
     for path in ["/console/webhooks/evt_2", BULK] {
-        for act in ["ask-replay", "rehearse", "replay", "ask-discard", "discard", "start"] {
+        for act in [
+            "ask-replay",
+            "rehearse",
+            "replay",
+            "ask-discard",
+            "discard",
+            "start",
+        ] {
             let page = reader.post(path, &[("do", act)]).await;
             assert_eq!(page.status, 403, "{path} {act}");
             assert!(page.text.contains("operator.read"), "{}", page.text);

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::{Browser, Desk, OPERATOR, is_ok};
-use crate::support::service::Options;
 use crate::subscriptions::world::Stripe;
+use crate::support::service::Options;
 
 #[tokio::test]
 async fn the_timeline_has_everything_by_time_in_pages_without_gaps() {
@@ -64,8 +64,16 @@ async fn a_page_does_not_wait_for_stripe_and_its_part_says_what_differs() {
     let page = browser.get(&path).await;
     is_ok(&page);
     let part = format!("{path}/drift/part");
-    assert!(page.text.contains(&format!("data-live=\"{part}\"")), "{}", page.text);
-    assert!(page.text.contains("It is not compared yet"), "{}", page.text);
+    assert!(
+        page.text.contains(&format!("data-live=\"{part}\"")),
+        "{}",
+        page.text
+    );
+    assert!(
+        page.text.contains("It is not compared yet"),
+        "{}",
+        page.text
+    );
     let compared = browser.get(&part).await;
     assert!(compared.text.contains("In sync"), "{}", compared.text);
     assert!(!compared.text.contains("data-live"), "{}", compared.text);
@@ -74,7 +82,10 @@ async fn a_page_does_not_wait_for_stripe_and_its_part_says_what_differs() {
     let other = stripe.post("/v1/customers", &[("name", "Other")]).await;
     let other = text(&other["id"]);
     let method = stripe
-        .post("/v1/payment_methods/pm_card_visa/attach", &[("customer", &other)])
+        .post(
+            "/v1/payment_methods/pm_card_visa/attach",
+            &[("customer", &other)],
+        )
         .await;
     let prices = stripe.get("/v1/prices", &[]).await;
     let price = text(&prices["data"][0]["id"]);
@@ -93,7 +104,12 @@ async fn a_page_does_not_wait_for_stripe_and_its_part_says_what_differs() {
         .get(&format!("/console/organizations/{organization}/drift"))
         .await;
     is_ok(&page);
-    for said in ["Mismatch", "missing here", "sub_", "subscriptions reconcile --apply"] {
+    for said in [
+        "Mismatch",
+        "missing here",
+        "sub_",
+        "subscriptions reconcile --apply",
+    ] {
         assert!(page.text.contains(said), "{said}: {}", page.text);
     }
     assert_eq!(desk.entries("organization_compared", OPERATOR).await, 2);
@@ -119,5 +135,8 @@ async fn a_stripe_that_does_not_answer_is_a_warning_and_no_error() {
 }
 
 fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_else(|| panic!("{value}")).to_owned()
+    value
+        .as_str()
+        .unwrap_or_else(|| panic!("{value}"))
+        .to_owned()
 }

@@ -50,10 +50,20 @@ async fn a_quota_is_set_with_reason_and_end_and_returned_to_the_plans() {
     let late = [("seen", &*seen), ("value", "123456"), ("do", "set")];
     let refused = browser.post(&path, &late).await;
     assert_eq!(refused.status, 409, "{}", refused.text);
-    assert!(refused.text.contains("Somebody else changed it"), "{}", refused.text);
-    assert!(refused.text.contains("value=\"123456\""), "{}", refused.text);
+    assert!(
+        refused.text.contains("Somebody else changed it"),
+        "{}",
+        refused.text
+    );
+    assert!(
+        refused.text.contains("value=\"123456\""),
+        "{}",
+        refused.text
+    );
     let seen = refused.seen();
-    let returned = browser.post(&path, &[("seen", &*seen), ("do", "unset")]).await;
+    let returned = browser
+        .post(&path, &[("seen", &*seen), ("do", "unset")])
+        .await;
     assert_eq!(returned.status, 303, "{}", returned.text);
     assert_eq!(desk.service.db.count("usage_quota_overrides").await, 0);
 }
@@ -87,8 +97,17 @@ async fn what_does_not_hold_says_why_and_keeps_what_was_typed() {
         ];
         let refused = browser.post(path, &form).await;
         assert!((400..=422).contains(&refused.status), "{}", refused.text);
-        for said in [why, "Nothing was changed", &format!("value=\"{value}\""), "a promise"] {
-            assert!(refused.text.contains(said), "{path} {value} {said}: {}", refused.text);
+        for said in [
+            why,
+            "Nothing was changed",
+            &format!("value=\"{value}\""),
+            "a promise",
+        ] {
+            assert!(
+                refused.text.contains(said),
+                "{path} {value} {said}: {}",
+                refused.text
+            );
         }
     }
     let nothing = "usage_quota_overrides WHERE true";
@@ -116,7 +135,9 @@ async fn a_feature_is_given_and_taken_back() {
     let given = "feature_overrides WHERE feature = 'sso' AND value = 'true' AND reason = 'a trial'";
     assert_eq!(desk.service.db.count(given).await, 1);
     let seen = browser.get(&path).await.seen();
-    let taken = browser.post(&path, &[("seen", &*seen), ("do", "unset")]).await;
+    let taken = browser
+        .post(&path, &[("seen", &*seen), ("do", "unset")])
+        .await;
     assert_eq!(taken.status, 303, "{}", taken.text);
     assert_eq!(desk.service.db.count("feature_overrides").await, 0);
     for action in ["feature_set", "feature_unset"] {

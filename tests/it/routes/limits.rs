@@ -238,13 +238,24 @@ fn query_of(path: &str) -> &'static [&'static str] {
             "limit",
             "cursor",
         ],
-        "/api/operator/webhook-events" => {
-            &["type", "organizationId", "processed", "since", "until", "limit", "cursor"]
-        }
+        "/api/operator/webhook-events" => &[
+            "type",
+            "organizationId",
+            "processed",
+            "since",
+            "until",
+            "limit",
+            "cursor",
+        ],
         "/api/operator/organizations/{organization}/timeline" => &["kind", "limit", "cursor"],
-        "/api/operator/bulk-actions/matching" => {
-            &["action", "type", "organizationId", "reason", "since", "until"]
-        }
+        "/api/operator/bulk-actions/matching" => &[
+            "action",
+            "type",
+            "organizationId",
+            "reason",
+            "since",
+            "until",
+        ],
         "/api/operator/dead-letters" => &["type", "organizationId", "limit", "cursor"],
         "/api/operator/users" => &["organizationId", "limit", "cursor"],
         "/api/operator/explain" => &[

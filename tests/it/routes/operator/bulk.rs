@@ -48,9 +48,7 @@ async fn all_that_match_are_counted_begun_done_and_shown() {
     let (_, page) = desk.get("/bulk-actions").await;
     assert_eq!(page["data"][0]["id"], begun["id"]);
 
-    problem(409, "bulk_action_ended")(
-        desk.ask(Method::POST, &format!("{path}/stop"), None).await,
-    );
+    problem(409, "bulk_action_ended")(desk.ask(Method::POST, &format!("{path}/stop"), None).await);
     problem(422, "none_match")(begin(json!({"action": "replay_dead_letters"})).await);
     let misplaced = json!({"action": "replay_events", "filter": {"reason": "a"}});
     problem(400, "invalid_request")(begin(misplaced).await);

@@ -178,10 +178,16 @@ async fn a_rehearsal_says_what_a_replay_would_change_and_changes_nothing() {
     let of = |table: &str| {
         let changes = tried["changes"].as_array().unwrap().iter();
         let mut changes = changes.filter(|change| change["table"] == table);
-        changes.next().unwrap_or_else(|| panic!("{table}: {tried:#}")).clone()
+        changes
+            .next()
+            .unwrap_or_else(|| panic!("{table}: {tried:#}"))
+            .clone()
     };
     let added = of("billing_subscriptions");
-    assert_eq!((&added["row"], &added["change"]), (&json!("sub_evt_1"), &json!("added")));
+    assert_eq!(
+        (&added["row"], &added["change"]),
+        (&json!("sub_evt_1"), &json!("added"))
+    );
     let plan = of("organizations");
     assert_eq!(plan["change"], "changed");
     let columns = plan["columns"].as_array().unwrap();
@@ -189,18 +195,25 @@ async fn a_rehearsal_says_what_a_replay_would_change_and_changes_nothing() {
     assert!(columns.contains(&tier), "{plan:#}");
     assert_eq!(of("usage_quotas")["change"], "changed");
     let entries = tried["entries"].as_array().unwrap();
-    let actions: Vec<&str> = entries.iter().map(|one| one["action"].as_str().unwrap()).collect();
+    let actions: Vec<&str> = entries
+        .iter()
+        .map(|one| one["action"].as_str().unwrap())
+        .collect();
     assert!(actions.contains(&"subscription_created"), "{actions:?}");
 
     let db = &desk.service.db;
     assert_eq!(db.count("billing_subscriptions").await, 0);
     assert_eq!(db.count("webhook_dead_letter_queue").await, 3);
     let tier = "organizations WHERE stripe_customer_id = 'cus_2' AND plan_tier = 'free'";
-    let tier = tier.replace("stripe_customer_id = 'cus_2'", &format!("id = '{organization}'"));
+    let tier = tier.replace(
+        "stripe_customer_id = 'cus_2'",
+        &format!("id = '{organization}'"),
+    );
     assert_eq!(db.count(&tier).await, 1);
 
     // The replay does what the rehearsal said.
-    desk.ask(Method::POST, "/dead-letters/evt_1/replay", None).await;
+    desk.ask(Method::POST, "/dead-letters/evt_1/replay", None)
+        .await;
     let entered = format!(
         "SELECT string_agg(action, ' ' ORDER BY sequence) FROM billing_audit_log
           WHERE organization_id = '{organization}' AND actor_type = 'webhook'"
