@@ -32,4 +32,5 @@ pub mod stripe;
 pub mod subscriptions;
 pub mod telemetry;
 pub mod tenancy;
+pub mod timeline;
 pub mod webhooks;

@@ -36,7 +36,7 @@ use crate::tenancy::{audit_log, organizations};
 use crate::webhooks::endpoint::Endpoint;
 use crate::webhooks::operator::OperatorState;
 use crate::webhooks::worker::Processor;
-use crate::{invoices, outbox, payment_methods, webhooks};
+use crate::{invoices, outbox, payment_methods, timeline, webhooks};
 
 /// What the handlers need.
 pub struct Api {
@@ -91,6 +91,7 @@ fn features() -> Unbound<Api> {
             processor: api.processor.clone(),
         }))
         .merge(organizations::routes::routes().of(|api: &Api| api.shared.clone()))
+        .merge(timeline::routes::routes().of(|api: &Api| api.shared.clone()))
         .merge(organizations::product_routes::routes().of(|api: &Api| {
             organizations::product_routes::ManagedOrganizations {
                 shared: api.shared.clone(),
@@ -172,6 +173,7 @@ impl Api {
                 rules: self.rules.clone(),
             },
             states: self.states.clone(),
+            subscriptions: self.subscriptions.clone(),
             catalogue: self.catalogue.clone(),
             readiness: Arc::new(move || {
                 let readiness = readiness.clone();

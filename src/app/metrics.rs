@@ -15,6 +15,7 @@ use crate::server::budget::{Class, Doing, Shortage};
 use crate::subscriptions::{self, DriftKind, Findings};
 use crate::telemetry::metrics::{self, Labels};
 use crate::tenancy::{auth, organizations};
+use crate::timeline;
 use crate::webhooks;
 
 /// Starts to record for `serve`, which found `missing` connections missing.
@@ -33,7 +34,8 @@ pub fn of_service(catalogue: &Catalogue, missing: u32) -> PrometheusHandle {
             .chain(outbox::audit_actions())
             .chain(console::audit_actions())
             .chain(portal::audit_actions())
-            .chain(auth::audit_actions()),
+            .chain(auth::audit_actions())
+            .chain(timeline::audit_actions()),
     );
     metrics::of_service(
         catalogue.metrics().keys().map(String::as_str),

@@ -23,12 +23,13 @@ use crate::migrations::Gate;
 use crate::outbox::{publisher, sender};
 use crate::subscriptions::{self, CHECK_EVERY, SETTLE_EVERY, Subscriptions, VanishedPlans};
 use crate::tenancy::auth::issued::{self, Issuer};
+use crate::webhooks::bulk;
 
 /// Time between attempts to bring all quotas in line with the catalogue.
 const CATALOGUE: Duration = Duration::from_secs(5);
 const GRACE_PERIODS: Duration = Duration::from_secs(30);
-const FEATURE_OVERRIDES: Duration = Duration::from_secs(30);
 const PAST_DUE: Duration = Duration::from_secs(10);
+const OVERRIDES: Duration = Duration::from_secs(30);
 const RESERVATIONS: Duration = Duration::from_secs(15);
 const LEVELS: Duration = Duration::from_secs(15);
 /// Time between moves of recorded values into the histograms' buckets, which would
@@ -51,6 +52,8 @@ pub struct Parts {
     pub in_stripe: bool,
     pub ledger: Ledger,
     pub subscriptions: Subscriptions,
+    /// For what operators do with all events that match.
+    pub bulk: bulk::Running,
     /// For events out.
     pub reads: Arc<Reads>,
     pub recorder: PrometheusHandle,
@@ -104,6 +107,18 @@ impl Parts {
         let (pool, catalogue) = (self.pool.clone(), self.catalogue.clone());
         self.writing(background, "past due access", PAST_DUE, move || {
             sweep_past_due(pool.clone(), catalogue.clone())
+        });
+        let bulk = self.bulk.clone();
+        self.writing(background, "bulk actions", bulk::POLL, move || {
+            let running = bulk.clone();
+            async move {
+                let more = bulk::run_some(running).await?;
+                Ok::<_, sqlx::Error>(if more {
+                    Next::AtOnce
+                } else {
+                    Next::AfterPeriod
+                })
+            }
         });
         let (pool, stop) = (self.pool.clone(), self.stop.clone());
         let kept = serve.retention;
@@ -185,9 +200,13 @@ impl Parts {
         self.writing(
             background,
             "feature override sweeper",
-            FEATURE_OVERRIDES,
+            OVERRIDES,
             move || sweep_feature_overrides(pool.clone()),
         );
+        let (pool, catalogue) = (self.pool.clone(), self.catalogue.clone());
+        self.writing(background, "quota override sweeper", OVERRIDES, move || {
+            sweep_quota_overrides(pool.clone(), catalogue.clone())
+        });
         let (pool, ledger) = (self.pool.clone(), self.ledger.clone());
         self.writing(background, "reservation sweeper", RESERVATIONS, move || {
             let (pool, ledger) = (pool.clone(), ledger.clone());
@@ -233,6 +252,17 @@ async fn sweep_feature_overrides(pool: PgPool) -> Result<Next, sqlx::Error> {
     let ended = features::sweep(&pool).await?;
     if ended > 0 {
         tracing::info!(ended, "Feature overrides ended");
+    }
+    Ok(Next::AfterPeriod)
+}
+
+async fn sweep_quota_overrides(
+    pool: PgPool,
+    catalogue: Arc<Catalogue>,
+) -> Result<Next, sqlx::Error> {
+    let ended = quotas::sweep(&pool, &catalogue).await?;
+    if ended > 0 {
+        tracing::info!(ended, "Overrides of quotas ended");
     }
     Ok(Next::AfterPeriod)
 }

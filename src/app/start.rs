@@ -44,6 +44,7 @@ use crate::tenancy::auth::issued::Issuer;
 use crate::tenancy::auth::{Guard, Login, OperatorPolicy, SessionCookie, SingleSignOn};
 use crate::tenancy::names::Names;
 use crate::webhooks::backpressure::Backpressure;
+use crate::webhooks::bulk;
 use crate::webhooks::endpoint::Endpoint;
 use crate::webhooks::intake::{self, Source};
 use crate::webhooks::rejections::{self, Rejections};
@@ -101,6 +102,11 @@ pub async fn start(
         in_stripe,
         ledger: metering.ledger.clone(),
         subscriptions: subscriptions.clone(),
+        bulk: bulk::Running {
+            processor: starting.processor()?,
+            pressure: intake.pressure.clone(),
+            stop: starting.stop.clone(),
+        },
         reads: Arc::new(Reads {
             states: states.clone(),
             pressure: intake.pressure.clone(),
@@ -356,12 +362,7 @@ impl Starting<'_> {
             shares: Shares::default(),
             keeper: Keeper::new(pools.api.clone()),
         };
-        let processor = Processor::new(
-            pools.api.clone(),
-            Catalogue::clone(catalogue),
-            self.stripe,
-            stripe_client(self.stripe)?,
-        );
+        let processor = self.processor()?;
         let api = Api {
             states,
             shared: Shared::new(pools.api.clone()),
@@ -370,7 +371,7 @@ impl Starting<'_> {
             single_sign_on: self.single_sign_on()?,
             catalogue: catalogue.clone(),
             endpoint: Arc::new(endpoint),
-            processor: Arc::new(processor),
+            processor,
             subscriptions,
             addresses: Arc::new(ReturnAddresses::new(&serve.surface.addresses)),
             rules: metering.rules,
@@ -408,6 +409,16 @@ impl Starting<'_> {
         let public = surface.addresses.public_url(self.address);
         let made = SingleSignOn::new(oidc, &public, self.pools.logins.clone());
         made.map(Some).map_err(StartError::Client)
+    }
+
+    /// Processing of single events, for operators.
+    fn processor(&self) -> Result<Arc<Processor>, StartError> {
+        Ok(Arc::new(Processor::new(
+            self.pools.api.clone(),
+            Catalogue::clone(&self.catalogue),
+            self.stripe,
+            stripe_client(self.stripe)?,
+        )))
     }
 
     /// The processing thread, unless this replica leaves events to others.

@@ -1,6 +1,7 @@
 //! `quotas`
 
 use clap::Subcommand;
+use jiff::Timestamp;
 use sqlx::postgres::PgPool;
 
 use super::Failure;
@@ -33,6 +34,12 @@ pub enum Quotas {
         /// hard, grace or overage; unset: as in the plan.
         #[arg(long, value_name = "KIND", value_parser = over_limit)]
         over_limit: Option<OverLimit>,
+        /// Why, for the audit log and for the next operator.
+        #[arg(long, value_name = "R")]
+        reason: Option<String>,
+        /// When the override ends by itself, such as 2026-12-31T00:00:00Z.
+        #[arg(long, value_name = "T")]
+        expires_at: Option<Timestamp>,
         #[command(flatten)]
         stripe: StripeArgs,
         #[command(flatten)]
@@ -78,6 +85,8 @@ impl Quotas {
                 metric,
                 limit,
                 over_limit,
+                reason,
+                expires_at,
                 format,
                 ..
             } => {
@@ -86,6 +95,8 @@ impl Quotas {
                     metric,
                     limit,
                     over_limit,
+                    reason,
+                    expires_at,
                     actor: Actor::System,
                     client: None,
                 };
@@ -130,9 +141,12 @@ impl From<SetError> for Failure {
     fn from(error: SetError) -> Self {
         match error {
             SetError::Database(error) => error.into(),
-            SetError::Metric { .. } | SetError::OverLimitOfPlan | SetError::NoRate { .. } => {
-                Self::usage(error.to_string())
-            }
+            SetError::Metric { .. }
+            | SetError::OverLimitOfPlan
+            | SetError::NoRate { .. }
+            | SetError::EndOfPlan
+            | SetError::Reason
+            | SetError::Past(_) => Self::usage(error.to_string()),
             SetError::Organization(_) | SetError::Erased(_) => Self::failed(error.to_string()),
         }
     }

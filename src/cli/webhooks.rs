@@ -1,5 +1,6 @@
 //! `webhooks`
 
+mod bulk;
 mod describe;
 mod discard;
 
@@ -26,10 +27,12 @@ use crate::maintenance::{PushGateway, webhook_retry};
 use crate::projection::{self, HANDLED_TYPES};
 use crate::stripe::signature;
 use crate::tenancy::organizations::sample;
+use crate::webhooks::dead_letters::rehearsal::{self, Difference};
 use crate::webhooks::dead_letters::replay::{self, Replayed};
 use crate::webhooks::inspect::{self, EventFilter};
 use crate::webhooks::worker::Processor;
 use crate::webhooks::{DeadLetterFilter, list_dead_letters};
+use bulk::Bulk;
 use describe::{describe_dead_letters, describe_details, describe_events, describe_report};
 use discard::Discard;
 
@@ -78,6 +81,9 @@ pub enum Webhooks {
     /// Discard dead letters that should not be applied. If Stripe sends one again,
     /// it is a duplicate.
     Discard(Discard),
+    /// Replay or discard all events that match, in the background.
+    #[command(subcommand)]
+    Bulk(Bulk),
     /// Fetch events from Stripe that were never delivered.
     Backfill(Backfill),
     /// Send a signed sample event to the running service. It is about a sample
@@ -189,7 +195,7 @@ impl Webhooks {
                     organization_id: organization::found_if_named(&pool, organization.as_deref())
                         .await?,
                     processed: unprocessed.then_some(false),
-                    before: None,
+                    ..EventFilter::default()
                 };
                 let mut tx = WorkerTx::begin(&pool).await?;
                 let events = inspect::page(tx.conn(), &filter, i64::from(limit)).await?;
@@ -216,6 +222,7 @@ impl Webhooks {
             }
             Self::Replay(replay) => replay.run(&settings.processor(pool)?).await,
             Self::Discard(discard) => discard.run(&pool).await,
+            Self::Bulk(bulk) => bulk.run(&pool).await,
             Self::Backfill(_) => unreachable!("`run` handles it"),
             Self::Trigger(trigger) => {
                 let address = settings.service.expect("`Settings::of` checks a trigger");
@@ -292,6 +299,9 @@ struct ReplayedEvent {
     event_id: String,
     #[serde(flatten)]
     result: Replayed,
+    /// Of a dry run.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    difference: Option<Difference>,
 }
 
 /// Selects dead letters by type and organization.
@@ -326,16 +336,23 @@ impl Replay {
         for event_id in event_ids {
             // Each replay is a transaction of its own: an interruption leaves the
             // rest as it was.
-            let result = match self.dry_run {
-                true => replay::rehearse(processor, &event_id).await?,
-                false => replay::replay(processor, &event_id).await?,
+            let (result, difference) = match self.dry_run {
+                true => {
+                    let rehearsed = rehearsal::rehearse(processor, &event_id).await?;
+                    (rehearsed.result, Some(rehearsed.difference))
+                }
+                false => (replay::replay(processor, &event_id).await?, None),
             };
             match &result {
                 Replayed::Succeeded { .. } => report.replayed += 1,
                 _ => report.failed += 1,
             }
             progress.step(&event_id);
-            report.events.push(ReplayedEvent { event_id, result });
+            report.events.push(ReplayedEvent {
+                event_id,
+                result,
+                difference,
+            });
         }
         let failed = report.failed;
         self.format.print(&report, describe_report)?;

@@ -1,20 +1,17 @@
-//! Dead letters: by reason, one by one, and what can be done with all that match.
+//! Dead letters: by reason, and one by one.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::Response;
-use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::organizations::Names;
 use super::query::{address, filled};
-use super::screen::{Block, Cell, Field, Filter, Form, Grid, Refusal, Screen, Tone, grouped};
-use super::session::{Acting, Posted, Signed};
-use super::webhooks::{button, notice, page_of, said, unknown_act};
-use super::{Console, organizations};
+use super::screen::{Block, Cell, Field, Filter, Grid, Refusal, Screen, Tone, grouped};
+use super::session::Signed;
+use super::webhooks::page_of;
+use super::{Console, bulk_actions, organizations};
 use crate::server::extract::Query;
 use crate::server::pagination::page::{Limit, Page};
 use crate::server::problem::Problem;
@@ -23,10 +20,6 @@ use crate::webhooks::operator::LettersQuery;
 use crate::webhooks::{DeadLetterGroup, GROUPED};
 
 pub const PATH: &str = "/console/dead-letters";
-/// How many are replayed or discarded at a time, so that it ends soon.
-const AT_ONCE: u32 = 50;
-/// When to stop before they are done: a page has 30 seconds.
-const ENOUGH: Duration = Duration::from_secs(15);
 
 /// The filter, as it is in the page's address.
 #[derive(Deserialize, Default)]
@@ -41,9 +34,6 @@ pub struct LettersFilter {
     reason: Option<String>,
     #[serde(default, deserialize_with = "filled")]
     cursor: Option<String>,
-    /// Of a form: the last that was counted.
-    #[serde(skip)]
-    through: Option<Timestamp>,
 }
 
 impl LettersFilter {
@@ -94,11 +84,7 @@ impl LettersFilter {
             limit,
             cursor: self.cursor.clone(),
         };
-        let through = self.through;
-        console
-            .webhooks
-            .letters(&signed.operator, query, through)
-            .await
+        console.webhooks.letters(&signed.operator, query).await
     }
 }
 
@@ -108,20 +94,11 @@ pub async fn list(
     query: Result<Query<LettersFilter>, Problem>,
 ) -> Result<Response, Refusal> {
     let Query(filter) = query?;
-    Ok(screen(&console, &signed, &filter, None).await?.answer())
-}
-
-async fn screen(
-    console: &Console,
-    signed: &Signed,
-    filter: &LettersFilter,
-    first: Option<Block>,
-) -> Result<Screen, Refusal> {
-    let page = filter.page(console, signed, Limit::default()).await?;
+    let page = filter.page(&console, &signed, Limit::default()).await?;
     let groups = console.webhooks.letter_groups(&signed.operator).await?;
     let ids = page.data.iter().filter_map(|letter| letter.organization_id);
-    let names = Names::of(console, ids).await?;
-    let acts = signed.may_act() && !page.data.is_empty() && first.is_none();
+    let names = Names::of(&console, ids).await?;
+    let acts = signed.may_act() && !page.data.is_empty();
     let letters = Grid {
         title: "Dead letters".to_owned(),
         note: Some("Oldest first.".to_owned()),
@@ -130,26 +107,20 @@ async fn screen(
         empty: "No dead letter matches.",
         next: page.next_cursor.map(|cursor| filter.address(Some(&cursor))),
     };
-    let screen = Screen::new(signed, PATH, "Dead letters")
+    let screen = Screen::new(&signed, PATH, "Dead letters")
         .lead("Events that could not be applied. Each is kept until it is replayed or discarded.")
-        .with_all(first)
         .with(by_reason(&groups))
         .with(filter.block())
         .with(Block::Grid(letters))
         .with_all(acts.then(|| {
-            Block::Form(Form {
-                title: "All that match".to_owned(),
-                text: "They are counted, and you are asked, before anything is done.".to_owned(),
-                action: PATH.to_owned(),
-                hidden: hidden(filter),
-                buttons: vec![
-                    button("ask-replay", "Replay all that match", Tone::Plain),
-                    button("ask-discard", "Discard all that match", Tone::Bad),
-                ],
-                back: None,
-            })
-        }));
-    Ok(screen)
+            let buttons = [
+                ("ask-replay", "Replay all that match", Tone::Plain),
+                ("ask-discard", "Discard all that match", Tone::Bad),
+            ];
+            bulk_actions::asking(hidden(&filter), &buttons)
+        }))
+        .with(bulk_actions::past());
+    Ok(screen.answer())
 }
 
 fn hidden(filter: &LettersFilter) -> Vec<(&'static str, String)> {
@@ -159,9 +130,8 @@ fn hidden(filter: &LettersFilter) -> Vec<(&'static str, String)> {
         ("reason", &filter.reason),
     ];
     let set = fields.into_iter();
-    let set = set.filter_map(|(name, value)| Some((name, value.clone()?)));
-    let through = filter.through.map(|time| ("through", time.to_string()));
-    set.chain(through).collect()
+    set.filter_map(|(name, value)| Some((name, value.clone()?)))
+        .collect()
 }
 
 fn by_reason(groups: &[DeadLetterGroup]) -> Block {
@@ -199,208 +169,4 @@ fn row(letter: &DeadLetter, names: &Names) -> Vec<Cell> {
         Cell::maybe(letter.organization_id, |id| names.link(id)),
         Cell::text(&letter.error_message),
     ]
-}
-
-pub async fn act(
-    State(console): State<Arc<Console>>,
-    Acting(Posted { signed, fields }): Acting,
-) -> Result<Response, Refusal> {
-    let own = |name| fields.get(name).map(str::to_owned);
-    let through = fields.get("through").map(str::parse).transpose();
-    let filter = LettersFilter {
-        r#type: own("type"),
-        org: own("org"),
-        reason: own("reason"),
-        cursor: own("cursor"),
-        through: through.map_err(|_| not_counted())?,
-    };
-    let discards = match fields.get("do") {
-        Some("ask-replay") => return ask(&console, &signed, &filter, false).await,
-        Some("ask-discard") => return ask(&console, &signed, &filter, true).await,
-        Some("replay") => false,
-        Some("discard") => true,
-        _ => return Err(unknown_act().into()),
-    };
-    if filter.through.is_none() {
-        return Err(not_counted().into());
-    }
-    let limit = Limit::try_from(AT_ONCE).unwrap_or_default();
-    let page = filter.page(&console, &signed, limit).await?;
-    let done = Done::all(&console, &signed, &page.data, discards).await;
-    // What was not tried comes first.
-    let goes_on = match done.untried {
-        0 => page
-            .next_cursor
-            .map(|cursor| (Some(cursor), "There are more")),
-        _ => Some((
-            filter.cursor.clone(),
-            "It took long, and some were not tried",
-        )),
-    };
-    let goes_on = goes_on.map(|(cursor, title)| go_on(&filter, cursor, discards, title));
-    Ok(done.screen(&signed, &filter, discards, goes_on).answer())
-}
-
-/// Nothing is done with what nobody was asked about.
-fn not_counted() -> Problem {
-    Problem::new(
-        StatusCode::BAD_REQUEST,
-        "invalid_request",
-        "The form does not say what was counted. Ask again from the page of the dead letters.",
-    )
-}
-
-/// What came of each.
-struct Done {
-    rows: Vec<Vec<Cell>>,
-    succeeded: usize,
-    untried: usize,
-}
-
-impl Done {
-    /// Replays or discards them one after another; what fails is a row, and the next is done.
-    async fn all(
-        console: &Console,
-        signed: &Signed,
-        letters: &[DeadLetter],
-        discards: bool,
-    ) -> Self {
-        let (begun, mut done) = (
-            Instant::now(),
-            Self {
-                rows: Vec::new(),
-                succeeded: 0,
-                untried: 0,
-            },
-        );
-        for (n, letter) in letters.iter().enumerate() {
-            if begun.elapsed() > ENOUGH {
-                done.untried = letters.len() - n;
-                break;
-            }
-            let (tone, came) = match do_one(console, signed, &letter.event_id, discards).await {
-                Ok(came) => came,
-                Err(problem) => (Tone::Bad, problem.detail().to_owned()),
-            };
-            done.succeeded += usize::from(tone == Tone::Good);
-            let badge = match tone {
-                Tone::Good => "done",
-                _ => "not done",
-            };
-            done.rows.push(vec![
-                Cell::link(page_of(&letter.event_id), &letter.event_id),
-                Cell::text(&letter.event_type),
-                Cell::Badge(tone, badge.to_owned()),
-                Cell::text(came),
-            ]);
-        }
-        done
-    }
-
-    fn screen(
-        self,
-        signed: &Signed,
-        filter: &LettersFilter,
-        discards: bool,
-        goes_on: Option<Block>,
-    ) -> Screen {
-        let verb = if discards { "discarded" } else { "replayed" };
-        let of = self.rows.len() + self.untried;
-        let title = format!("{} of {of} {verb}", self.succeeded);
-        let tone = match self.succeeded == of {
-            true => Tone::Good,
-            false => Tone::Warn,
-        };
-        let mut text = "Each has its entry in the audit log.".to_owned();
-        if self.untried > 0 {
-            text = format!("{} were not tried yet. {text}", self.untried);
-        }
-        Screen::new(signed, PATH, "Dead letters")
-            .above(&filter.address(None), "Dead letters")
-            .with(notice(tone, &title, &text))
-            .with_all(goes_on)
-            .with(Block::Grid(Grid {
-                title: "What came of each".to_owned(),
-                columns: vec!["Event", "Type", "Done", "Result"],
-                rows: self.rows,
-                empty: "None matched any more.",
-                ..Grid::default()
-            }))
-    }
-}
-
-/// Replays or discards one, and says what came of it.
-async fn do_one(
-    console: &Console,
-    signed: &Signed,
-    event_id: &str,
-    discards: bool,
-) -> Result<(Tone, String), Problem> {
-    if !discards {
-        let replaying = console
-            .webhooks
-            .replay(event_id.to_owned(), &signed.operator);
-        return Ok(said(&replaying.await?.result));
-    }
-    let discarding = console.webhooks.discard(&signed.operator, event_id);
-    Ok(match discarding.await? {
-        true => (Tone::Good, "discarded".to_owned()),
-        false => (Tone::Warn, "it was not there any more".to_owned()),
-    })
-}
-
-fn go_on(filter: &LettersFilter, cursor: Option<String>, discards: bool, title: &str) -> Block {
-    let mut hidden = hidden(filter);
-    hidden.extend(cursor.map(|cursor| ("cursor", cursor)));
-    let (value, label) = match discards {
-        true => ("discard", "Discard the next"),
-        false => ("replay", "Replay the next"),
-    };
-    Block::Form(Form {
-        title: title.to_owned(),
-        text: format!("They are done {AT_ONCE} at a time, the oldest first."),
-        action: PATH.to_owned(),
-        hidden,
-        buttons: vec![button(value, label, Tone::Main)],
-        back: Some(filter.address(None)),
-    })
-}
-
-/// Counts what matches, shows some of it below, and asks.
-async fn ask(
-    console: &Console,
-    signed: &Signed,
-    filter: &LettersFilter,
-    discards: bool,
-) -> Result<Response, Refusal> {
-    let organization = organizations::named(console, filter.org.as_deref()).await?;
-    let (count, last) = console
-        .webhooks
-        .count_letters(filter.r#type.clone(), organization, filter.reason.clone())
-        .await?;
-    let (value, verb, tone) = match discards {
-        true => ("discard", "Discard", Tone::Bad),
-        false => ("replay", "Replay", Tone::Main),
-    };
-    let many = if count == 1 {
-        "dead letter"
-    } else {
-        "dead letters"
-    };
-    let what = match discards {
-        true => "They are marked as processed and change nothing.",
-        false => "The handler of each runs again; those that fail stay dead letters.",
-    };
-    // What comes after the count is not done.
-    let mut counted = hidden(filter);
-    counted.extend(last.map(|time| ("through", time.to_string())));
-    let asked = Block::Form(Form {
-        title: format!("{verb} {} {many}?", grouped(count)),
-        text: format!("{what} They are done {AT_ONCE} at a time, the oldest first."),
-        action: PATH.to_owned(),
-        hidden: counted,
-        buttons: vec![button(value, &format!("{verb} them"), tone)],
-        back: Some(filter.address(None)),
-    });
-    Ok(screen(console, signed, filter, Some(asked)).await?.answer())
 }

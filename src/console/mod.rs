@@ -4,17 +4,22 @@
 
 mod account;
 mod audit_log;
+mod bulk_actions;
 mod dead_letters;
+mod drift;
+mod effects;
 mod explained;
 mod home;
 mod operators;
 mod organization;
 mod organizations;
+mod overrides;
 mod screen;
 mod session;
 mod sign_in;
 mod sign_in_steps;
 mod single_sign_on;
+mod timeline;
 mod webhooks;
 
 use std::future::Future;
@@ -33,6 +38,7 @@ use crate::server::Shared;
 use crate::server::problem::Problem;
 use crate::server::routes::{Access, Routes, Rules, public};
 use crate::state::States;
+use crate::subscriptions::Subscriptions;
 use crate::tenancy::auth::{Login, SessionCookie, SingleSignOn};
 use crate::webhooks::operator::OperatorState;
 use screen::Refusal;
@@ -53,6 +59,7 @@ pub struct Console {
     pub webhooks: OperatorState,
     pub explaining: Explaining,
     pub states: States,
+    pub subscriptions: Subscriptions,
     pub catalogue: Arc<Catalogue>,
     pub readiness: Readiness,
     pub verdicts: home::Verdicts,
@@ -73,6 +80,7 @@ pub fn routes() -> Routes<Arc<Console>> {
     Routes::new()
         .page(read.clone(), "/", get(root), public())
         .page(read.clone(), screen::STYLE, get(screen::style), public())
+        .page(read.clone(), screen::SCRIPT, get(screen::script), public())
         .page(read.clone(), "/console", get(home::page), browsers)
         .page(read.clone(), sign_in::PATH, get(sign_in::page), browsers)
         .page(act.clone(), sign_in::PATH, post(sign_in::sign_in), browsers)
@@ -102,9 +110,33 @@ pub fn routes() -> Routes<Arc<Console>> {
             browsers,
         )
         .page(
+            read.clone(),
+            bulk_actions::PATH,
+            get(bulk_actions::list),
+            browsers,
+        )
+        .page(
             act.clone(),
-            dead_letters::PATH,
-            post(dead_letters::act),
+            bulk_actions::PATH,
+            post(bulk_actions::act),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            "/console/bulk-actions/{id}",
+            get(bulk_actions::one),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            "/console/bulk-actions/{id}/progress",
+            get(bulk_actions::moving),
+            browsers,
+        )
+        .page(
+            act.clone(),
+            "/console/bulk-actions/{id}/stop",
+            post(bulk_actions::stop),
             browsers,
         )
         .page(
@@ -117,6 +149,48 @@ pub fn routes() -> Routes<Arc<Console>> {
             read.clone(),
             "/console/organizations/{organization}",
             get(organization::page),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            "/console/organizations/{organization}/quotas/{metric}",
+            get(overrides::quota),
+            browsers,
+        )
+        .page(
+            act.clone(),
+            "/console/organizations/{organization}/quotas/{metric}",
+            post(overrides::set_quota),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            "/console/organizations/{organization}/features/{feature}",
+            get(overrides::feature),
+            browsers,
+        )
+        .page(
+            act.clone(),
+            "/console/organizations/{organization}/features/{feature}",
+            post(overrides::set_feature),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            "/console/organizations/{organization}/drift",
+            get(drift::page),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            "/console/organizations/{organization}/drift/part",
+            get(drift::part),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            "/console/organizations/{organization}/timeline",
+            get(timeline::page),
             browsers,
         )
         .page(

@@ -11,7 +11,7 @@ use super::organizations::PATH;
 use super::query::address;
 use super::screen::{Block, Cell, Grid, Refusal, Screen, Tone, grouped};
 use super::session::Signed;
-use super::{Console, audit_log, explained, webhooks};
+use super::{Console, audit_log, drift, explained, overrides, timeline, webhooks};
 use crate::audit;
 use crate::db::{TenantTx, WorkerTx};
 use crate::explain;
@@ -47,6 +47,7 @@ pub async fn page(
         .lead(id.to_string())
         .with(who(&overview, id))
         .with(plan(&overview, &state, id))
+        .with(drift::waiting(&console, id))
         .with(quotas(&overview, id))
         .with(usage(&overview, id))
         .with(invoices(&overview))
@@ -65,9 +66,9 @@ fn who(overview: &Overview, id: Uuid) -> Block {
     let customers: Vec<Cell> = customers
         .map(|one| Cell::of(one, "stripeCustomerId"))
         .collect();
-    let id = id.to_string();
-    let log = address(audit_log::PATH, &[("org", Some(&id))]);
-    let events = address(webhooks::PATH, &[("org", Some(&id))]);
+    let named = id.to_string();
+    let log = address(audit_log::PATH, &[("org", Some(&named))]);
+    let events = address(webhooks::PATH, &[("org", Some(&named))]);
     let mut rows = vec![
         ("External id", of("externalId")),
         ("E-mail", of("email")),
@@ -82,6 +83,7 @@ fn who(overview: &Overview, id: Uuid) -> Block {
     rows.push((
         "See also",
         Cell::Many(vec![
+            Cell::link(timeline::page_of(id), "its timeline"),
             Cell::link(events, "its events"),
             Cell::link(log, "its audit log"),
         ]),
@@ -150,17 +152,27 @@ fn quotas(overview: &Overview, id: Uuid) -> Block {
                 Cell::Number(grouped(rate))
             }),
             match held.is_null() {
-                true => Cell::None,
+                true => Cell::link(overrides::of_quota(id, metric), "none"),
                 false => Cell::Many(vec![
                     Cell::Badge(Tone::Warn, self::limit(held)),
-                    Cell::of(held, "updatedAt"),
+                    Cell::link(overrides::of_quota(id, metric), "see or change"),
                 ]),
             },
+            Cell::of(held, "reason"),
+            Cell::of(held, "expiresAt"),
         ]
     });
     grid(
         "Quotas",
-        vec!["Metric", "The plan's quota", "Over it", "Rate", "Override"],
+        vec![
+            "Metric",
+            "The plan's quota",
+            "Over it",
+            "Rate",
+            "Override",
+            "Reason",
+            "Until",
+        ],
         rows.collect(),
         "There are none.",
     )
@@ -278,7 +290,13 @@ fn features(overview: &Overview, id: Uuid) -> Block {
         vec![
             Cell::link(explained::of_feature(id, feature), feature),
             Cell::of(row, "planValue"),
-            Cell::of(held, "value"),
+            match held.is_null() {
+                true => Cell::link(overrides::of_feature(id, feature), "none"),
+                false => Cell::Many(vec![
+                    Cell::of(held, "value"),
+                    Cell::link(overrides::of_feature(id, feature), "see or change"),
+                ]),
+            },
             Cell::of(held, "reason"),
             Cell::of(held, "expiresAt"),
         ]

@@ -7,10 +7,14 @@ use std::sync::LazyLock;
 
 use askama::Template;
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+
+pub use edit::Edit;
+pub use live::{Live, PATH as SCRIPT, script};
+pub use refusal::Refusal;
 
 use super::session::Signed;
 use super::time::Moment;
@@ -68,6 +72,8 @@ pub struct Frame {
     /// The path of the section that the page is in.
     section: &'static str,
     pub visitor: Option<Visitor>,
+    /// Whether a part of it is brought up to date by the script.
+    live: bool,
 }
 
 /// A link of the navigation.
@@ -94,6 +100,7 @@ impl Frame {
             title: title.to_owned(),
             section: "",
             visitor: None,
+            live: false,
         }
     }
 
@@ -134,6 +141,7 @@ impl Screen {
                 title: title.to_owned(),
                 section,
                 visitor: Some(signed.visitor()),
+                live: false,
             },
             above: None,
             lead: None,
@@ -152,17 +160,25 @@ impl Screen {
     }
 
     pub fn with(mut self, block: Block) -> Self {
+        self.frame.live |= block.is_live();
         self.blocks.push(block);
         self
     }
 
-    pub fn with_all(mut self, blocks: impl IntoIterator<Item = Block>) -> Self {
-        self.blocks.extend(blocks);
-        self
+    pub fn with_all(self, blocks: impl IntoIterator<Item = Block>) -> Self {
+        blocks.into_iter().fold(self, Self::with)
     }
 
     pub fn answer(self) -> Response {
-        answer(StatusCode::OK, &self)
+        self.answer_as(StatusCode::OK)
+    }
+
+    pub fn answer_as(self, status: StatusCode) -> Response {
+        let response = answer(status, &self);
+        match self.frame.live {
+            true => live::allowed(response),
+            false => response,
+        }
     }
 }
 
@@ -205,12 +221,21 @@ pub enum Block {
     Form(Form),
     Entry(entry::Entry),
     Picture(entry::Picture),
+    Edit(Edit),
     /// Text as it is, byte for byte.
     Code {
         title: String,
         note: String,
         text: String,
     },
+    /// How much of something is done.
+    Progress {
+        title: String,
+        done: i64,
+        of: i64,
+        text: String,
+    },
+    Live(Live),
     /// An answer, and each cause with its kind and facts.
     Causes {
         title: String,
@@ -319,7 +344,17 @@ pub struct Button {
 impl Button {
     /// Whether what a button says does something, rather than ask or try.
     pub fn acts(value: &str) -> bool {
-        matches!(value, "replay" | "discard" | "verify" | "create-key")
+        matches!(
+            value,
+            "replay"
+                | "discard"
+                | "verify"
+                | "create-key"
+                | "start"
+                | "stop"
+                | "set"
+                | "unset"
+        )
     }
 
     /// The address with a key of its own, where the button does something.
@@ -423,44 +458,14 @@ impl Cell {
     }
 }
 
-/// What a page says that cannot be shown. A problem's words are for operators as well.
-pub struct Refusal(Problem);
-
-impl<T: Into<Problem>> From<T> for Refusal {
-    fn from(problem: T) -> Self {
-        Self(problem.into())
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let problem = self.0;
-        let status = problem.status();
-        let screen = Screen {
-            frame: Frame::of(status.canonical_reason().unwrap_or("Error")),
-            above: Some(("/console".to_owned(), "Console".to_owned())),
-            lead: Some(problem.detail().to_owned()),
-            blocks: Vec::new(),
-        };
-        let mut response = answer(status, &screen);
-        // The problem's own headers, such as Retry-After.
-        let retry = problem
-            .into_response()
-            .headers()
-            .get(header::RETRY_AFTER)
-            .cloned();
-        if let Some(retry) = retry {
-            response.headers_mut().insert(header::RETRY_AFTER, retry);
-        }
-        response
-    }
-}
-
 /// How a number of bytes is written, and their digest.
 pub fn digest(bytes: &[u8]) -> String {
     let hash = hex::encode(Sha256::digest(bytes));
     format!("{} bytes · SHA-256 {hash}", grouped(bytes.len()))
 }
 
+mod edit;
+mod live;
+mod refusal;
 #[cfg(test)]
 mod tests;

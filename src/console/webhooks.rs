@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -13,7 +14,7 @@ use super::screen::{
     Block, Button, Cell, Field, Filter, Form, Grid, Refusal, Screen, Tone, digest,
 };
 use super::session::{Acting, Posted, Signed, led_to};
-use super::{Console, explained, organizations};
+use super::{Console, bulk_actions, effects, explained, organizations};
 use crate::explain::Question;
 use crate::server::extract::{Path, Query};
 use crate::server::pagination::page::Limit;
@@ -36,6 +37,10 @@ pub struct EventsFilter {
     org: Option<String>,
     #[serde(default, deserialize_with = "filled")]
     status: Option<String>,
+    #[serde(default, deserialize_with = "filled")]
+    since: Option<String>,
+    #[serde(default, deserialize_with = "filled")]
+    until: Option<String>,
     #[serde(default, deserialize_with = "filled")]
     cursor: Option<String>,
 }
@@ -64,6 +69,8 @@ impl EventsFilter {
                     "id or external id",
                 ),
                 status,
+                Field::text("since", "Received since", self.since.as_deref(), TIME),
+                Field::text("until", "and before", self.until.as_deref(), TIME),
             ],
         })
     }
@@ -74,10 +81,41 @@ impl EventsFilter {
             ("type", self.r#type.as_deref()),
             ("org", self.org.as_deref()),
             ("status", self.status.as_deref()),
+            ("since", self.since.as_deref()),
+            ("until", self.until.as_deref()),
             ("cursor", Some(cursor)),
         ];
         address(PATH, &fields)
     }
+
+    /// What a replay of all that match is told of them: the processed ones.
+    fn hidden(&self) -> Vec<(&'static str, String)> {
+        let fields = [
+            ("type", &self.r#type),
+            ("org", &self.org),
+            ("since", &self.since),
+            ("until", &self.until),
+        ];
+        let set = fields.into_iter();
+        set.filter_map(|(name, value)| Some((name, value.clone()?)))
+            .collect()
+    }
+}
+
+/// A time of a filter, as it is written.
+const TIME: &str = "2026-01-31T12:00:00Z";
+
+fn time(name: &'static str, text: Option<&str>) -> Result<Option<Timestamp>, Problem> {
+    let at = text.map(str::parse).transpose();
+    at.map_err(|_| not_a_time(name))
+}
+
+pub fn not_a_time(name: &'static str) -> Problem {
+    Problem::new(
+        axum::http::StatusCode::BAD_REQUEST,
+        "invalid_query",
+        format!("{name}: expected a time such as {TIME}"),
+    )
 }
 
 /// The page of an event.
@@ -104,12 +142,17 @@ pub async fn list(
             Some("unprocessed") => Some(false),
             Some(_) => return Err(unknown_status().into()),
         },
+        since: time("since", filter.since.as_deref())?,
+        until: time("until", filter.until.as_deref())?,
         limit: Limit::default(),
         cursor: filter.cursor.clone(),
     };
     let page = console.webhooks.events(&signed.operator, query).await?;
     let ids = page.data.iter().filter_map(|event| event.organization_id);
     let names = Names::of(&console, ids).await?;
+    // Those that are not processed yet are retried by themselves.
+    let acts = signed.may_act() && page.data.iter().any(|event| event.processed);
+    let acts = acts && filter.status.as_deref() == Some("processed");
     let grid = Grid {
         title: "Events".to_owned(),
         note: Some("Newest first. Dead letters have a page of their own.".to_owned()),
@@ -128,7 +171,11 @@ pub async fn list(
     let screen = Screen::new(&signed, PATH, "Webhooks in")
         .lead("What Stripe has sent, and what became of it.")
         .with(filter.block())
-        .with(Block::Grid(grid));
+        .with(Block::Grid(grid))
+        .with_all(acts.then(|| {
+            let button = ("ask-events", "Replay all that match", Tone::Plain);
+            bulk_actions::asking(filter.hidden(), &[button])
+        }));
     Ok(screen.answer())
 }
 
@@ -205,15 +252,16 @@ async fn event_screen(
         .above(section, above)
         .lead(event.event_type.clone())
         .with_all(notice)
-        .with(facts(&event, &names))
+        .with(facts(&event, &names, effects::newer(&explained)))
         .with(explained::block("What it did", &explained))
+        .with(effects::of_event(&explained))
         .with(attempts(&event))
         .with_all(signed.may_act().then(|| actions(&event)).flatten())
         .with(payload(&event));
     Ok(screen)
 }
 
-fn facts(event: &Details, names: &Names) -> Block {
+fn facts(event: &Details, names: &Names, newer: Option<Cell>) -> Block {
     let state = match event.state {
         EventState::Processed => Cell::Badge(Tone::Good, "processed".to_owned()),
         EventState::Unprocessed => Cell::Badge(Tone::Warn, "not processed".to_owned()),
@@ -234,6 +282,14 @@ fn facts(event: &Details, names: &Names) -> Block {
             Cell::Number(event.retry_count.to_string()),
         ),
     ];
+    if let Some(newer) = newer {
+        let superseded = event.outcome.as_deref() == Some("superseded");
+        let label = match superseded {
+            true => "Superseded by",
+            false => "Newest of its object",
+        };
+        rows.push((label, newer));
+    }
     if let Some(at) = event.next_retry_at {
         rows.push(("Next attempt", Cell::time(at)));
     }
@@ -333,6 +389,7 @@ pub async fn act(
             ..Form::default()
         })
     };
+    let mut shows = Vec::new();
     let shown = match fields.get("do") {
         Some("ask-replay") => ask(
             "Replay this event?",
@@ -347,8 +404,14 @@ pub async fn act(
             button("discard", "Discard it", Tone::Bad),
         ),
         Some("rehearse") => {
-            let came = console.webhooks.rehearse(id.clone()).await?;
-            outcome(&came, "A replay would succeed", "Nothing was kept.")
+            let came = console
+                .webhooks
+                .rehearse(id.clone(), &signed.operator)
+                .await?;
+            if matches!(came.result, Replayed::Succeeded { .. }) {
+                shows = effects::of_rehearsal(&came.difference);
+            }
+            outcome(&came.result, "A replay would succeed", "Nothing was kept.")
         }
         Some("replay") => {
             let replayed = console
@@ -376,7 +439,8 @@ pub async fn act(
         asked @ Block::Form(_) => event_screen(&console, &signed, &id, Some(asked)).await?,
         came => Screen::new(&signed, PATH, &id)
             .above(&page_of(&id), "The event")
-            .with(came),
+            .with(came)
+            .with_all(shows),
     };
     Ok(screen.answer())
 }

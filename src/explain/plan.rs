@@ -38,11 +38,7 @@ pub async fn explain(
                 last.after["planTier"].as_str().unwrap_or("unknown"),
                 at(last.created_at)
             ),
-            None => format!(
-                "At {} its plan had not changed since it was created: {}.",
-                at(then),
-                held.base_plan_tier
-            ),
+            None => first(conn, organization_id, &held, then).await?,
         };
         return Ok(explained(organization_id, answer, history.collect()));
     }
@@ -67,6 +63,34 @@ pub async fn explain(
     }
     causes.extend(history);
     Ok(explained(organization_id, answer, causes))
+}
+
+/// The plan before the first change of it: what that change found.
+async fn first(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    held: &Held,
+    then: Timestamp,
+) -> Result<String, sqlx::Error> {
+    if held.created_at > then {
+        let (then, made) = (at(then), at(held.created_at));
+        return Ok(format!(
+            "At {then} there was no such organization; it was made at {made}."
+        ));
+    }
+    let next = store::next_change(conn, organization_id, &CHANGES, then).await?;
+    let found = next
+        .as_ref()
+        .and_then(|next| next.before["planTier"].as_str());
+    let tier = found.unwrap_or(&held.base_plan_tier);
+    let then = at(then);
+    Ok(match &next {
+        Some(next) => format!(
+            "At {then} it had the plan {tier}, as it was made with; the first change came at {}.",
+            at(next.created_at)
+        ),
+        None => format!("At {then} it had the plan {tier}, which has never changed."),
+    })
 }
 
 fn explained(organization_id: Uuid, answer: String, causes: Vec<Cause>) -> Explanation {

@@ -106,6 +106,34 @@ pub async fn entries(conn: &mut PgConnection, of: &Entries<'_>) -> Result<Vec<En
     Ok(rows.collect())
 }
 
+/// The first entry after a time, of one of `actions`: its states.
+pub struct Change {
+    pub before: Value,
+    pub created_at: Timestamp,
+}
+
+pub async fn next_change(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    actions: &[&str],
+    after: Timestamp,
+) -> Result<Option<Change>, sqlx::Error> {
+    let row = sqlx::query!(
+        "SELECT before_state, created_at FROM billing_audit_log
+          WHERE organization_id = $1 AND action = ANY ($2) AND created_at > $3
+          ORDER BY created_at, sequence LIMIT 1",
+        organization_id,
+        actions as _,
+        after.to_sqlx() as _
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|row| Change {
+        before: row.before_state.unwrap_or_default(),
+        created_at: row.created_at.to_jiff(),
+    }))
+}
+
 /// An event that was applied to an object.
 pub struct Applied {
     pub event_id: String,
@@ -162,6 +190,7 @@ pub struct Held {
     pub plan_tier: String,
     pub plan_version: Option<i32>,
     pub base_plan_tier: String,
+    pub created_at: Timestamp,
 }
 
 impl Held {
@@ -178,13 +207,18 @@ pub async fn organization(
     conn: &mut PgConnection,
     organization_id: Uuid,
 ) -> Result<Option<Held>, sqlx::Error> {
-    sqlx::query_as!(
-        Held,
-        "SELECT plan_tier, plan_version, base_plan_tier FROM organizations WHERE id = $1",
+    let row = sqlx::query!(
+        "SELECT plan_tier, plan_version, base_plan_tier, created_at FROM organizations WHERE id = $1",
         organization_id
     )
     .fetch_optional(conn)
-    .await
+    .await?;
+    Ok(row.map(|row| Held {
+        plan_tier: row.plan_tier,
+        plan_version: row.plan_version,
+        base_plan_tier: row.base_plan_tier,
+        created_at: row.created_at.to_jiff(),
+    }))
 }
 
 /// A subscription, with the price of its plan.

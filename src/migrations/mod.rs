@@ -102,6 +102,9 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260127020000", "sessions"),
     ("20260127030000", "second_factors"),
     ("20260127040000", "identity_provider"),
+    ("20260128010000", "bulk_actions"),
+    ("20260128020000", "timeline"),
+    ("20260128030000", "quota_override_terms"),
 ];
 
 /// A migration and its state in the database.

@@ -100,6 +100,7 @@ const CLOSED_TABLES: &[&str] = &[
     "plan_version_prices",
     "outbound_endpoints",
     "stripe_imports",
+    "webhook_bulk_actions",
 ];
 
 /// The migrations' ledger.

@@ -28,6 +28,7 @@ pub mod import;
 mod migrate;
 mod mirror;
 mod missing;
+mod operator;
 mod past_due;
 mod payer;
 mod pending;
@@ -67,7 +68,9 @@ pub use payer::SetupStarted;
 pub use pending::{PendingChange, PendingWhen};
 pub use pending_view::PendingChangeView;
 pub use preview::{Line, Preview, PreviewUnavailable, Pricing, QuotaChange, Source};
-pub use reconcile::{Drift, DriftKind, Healing, Reconciliation};
+pub use reconcile::{
+    CompareError, Compared, Difference, Drift, DriftKind, Healing, Reconciliation, Verdict,
+};
 pub use selection::{AskedAddons, Quantities, Selection};
 pub use state::{Item, SubscriptionRow, SubscriptionState};
 pub use store::findings::{Findings, VanishedPlans, check_vanished, findings};
@@ -95,6 +98,7 @@ pub struct Subscriptions {
     overage_lookup: OverageLookup,
     prices: Prices,
     locks: OrganizationLocks,
+    comparisons: Arc<reconcile::Comparisons>,
 }
 
 impl Subscriptions {
@@ -118,6 +122,7 @@ impl Subscriptions {
             stripe,
             prices: Prices::default(),
             locks: OrganizationLocks::default(),
+            comparisons: Arc::default(),
         }
     }
 

@@ -41,6 +41,7 @@ pub fn routes() -> Routes<Subscriptions> {
         .route(routes!(call_off), manage)
         // Stripe is asked, as by a change.
         .route(routes!(upcoming), read.share(Share::Changes))
+        .merge(super::operator::routes())
 }
 
 /// Get the plan and its subscription

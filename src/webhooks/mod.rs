@@ -5,6 +5,7 @@
 
 mod altered;
 pub mod backpressure;
+pub mod bulk;
 pub mod dead_letters;
 pub mod endpoint;
 pub mod intake;
@@ -15,18 +16,26 @@ mod store;
 pub mod worker;
 
 pub use store::dead_letters::{
-    Filter as DeadLetterFilter, GROUPED, Group as DeadLetterGroup, count as count_dead_letters,
-    groups as dead_letter_groups, page as list_dead_letters,
+    Filter as DeadLetterFilter, GROUPED, Group as DeadLetterGroup, groups as dead_letter_groups,
+    page as list_dead_letters,
 };
 pub use store::leases::count_due;
 pub use store::{Backlog, CHANNEL, backlog, inspect, leases, rehearse};
 
-use dead_letters::{discard, replay};
+use dead_letters::{discard, rehearsal, replay};
 
 /// All audit actions of operators' access to events.
 pub fn audit_actions() -> impl Iterator<Item = &'static str> {
     let reads = [LISTED, DEAD_LETTERS_LISTED, SHOWN];
-    reads.into_iter().chain([replay::ACTION, discard::ACTION])
+    let bulk = [
+        bulk::STARTED,
+        bulk::STOPPED,
+        bulk::ENDED,
+        bulk::LISTED,
+        bulk::SHOWN,
+    ];
+    let acts = [replay::ACTION, discard::ACTION, rehearsal::ACTION];
+    reads.into_iter().chain(acts).chain(bulk)
 }
 
 const LISTED: &str = "webhook_events_listed";

@@ -430,7 +430,7 @@ impl Processor {
 }
 
 /// Yields to intake after a batch that took `took`.
-async fn pause_after(took: Duration, stop: &CancellationToken) {
+pub async fn pause_after(took: Duration, stop: &CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = tokio::time::sleep((2 * took).min(Duration::from_secs(1))) => {}

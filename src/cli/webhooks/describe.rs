@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use super::super::output::{printable, table};
 use super::Report;
+use crate::webhooks::dead_letters::rehearsal::Difference;
 use crate::webhooks::dead_letters::replay::Replayed;
 use crate::webhooks::inspect::{DeadLetter, Details, Listed};
 
@@ -27,7 +28,9 @@ pub fn describe_report(report: &Report) -> String {
                 ),
                 Replayed::Unknown => "FAILED no such event".to_owned(),
             };
-            printable(&format!("{} {what}", event.event_id))
+            let line = printable(&format!("{} {what}", event.event_id));
+            let differences = event.difference.as_ref().map(differences);
+            [vec![line], differences.unwrap_or_default()].concat().join("\n")
         })
         .collect();
     lines.push(format!(
@@ -35,6 +38,30 @@ pub fn describe_report(report: &Report) -> String {
         report.replayed, report.failed
     ));
     lines.join("\n")
+}
+
+/// What a replay would change, a line for each column and entry.
+fn differences(difference: &Difference) -> Vec<String> {
+    let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "null".to_owned());
+    let mut lines = Vec::new();
+    for row in &difference.changes {
+        lines.push(format!(
+            "  {} {} {}",
+            row.table,
+            row.row,
+            row.change.as_str()
+        ));
+        lines.extend(row.columns.iter().map(|column| {
+            let (before, after) = (value(&column.before), value(&column.after));
+            format!("    {}: {before} -> {after}", column.column)
+        }));
+    }
+    lines.extend(difference.entries.iter().map(|entry| {
+        let about = [&entry.resource_type, &entry.resource_id];
+        let about: Vec<&str> = about.into_iter().flatten().map(String::as_str).collect();
+        format!("  audit entry {} {}", entry.action, about.join(" "))
+    }));
+    lines.iter().map(|line| printable(line)).collect()
 }
 
 pub fn describe_events(events: &[Listed]) -> String {

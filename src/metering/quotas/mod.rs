@@ -7,12 +7,14 @@ mod store;
 
 pub use follow::VERSION_CHANGED;
 pub use store::{
-    HeldPlan, QuotaRow, are_fewer_seats, hold_seats, list, release_seats, seats_used, set_plan,
+    HeldPlan, QuotaOverride, QuotaRow, are_fewer_seats, hold_seats, list, overrides, release_seats,
+    seats_used, set_plan,
 };
 
 use billing_domain::grace_period::EndReason;
 use billing_domain::quantity::{self, QuantityError};
 use billing_domain::quota::OverLimit;
+use jiff::Timestamp;
 use rust_decimal::Decimal;
 use serde_json::json;
 use sqlx::postgres::PgPool;
@@ -51,6 +53,10 @@ pub struct SetQuota {
     pub limit: QuotaLimit,
     /// What happens over the limit; `None` keeps what the plan says.
     pub over_limit: Option<OverLimit>,
+    /// Why, for the audit log and for the next operator.
+    pub reason: Option<String>,
+    /// When the override ends by itself.
+    pub expires_at: Option<Timestamp>,
     pub actor: Actor,
     pub client: Option<Client>,
 }
@@ -65,6 +71,12 @@ pub enum SetError {
     Erased(Uuid),
     #[error("--over-limit cannot be combined with the plan's quota; leave it out")]
     OverLimitOfPlan,
+    #[error("the plan's quota has no end; leave it out")]
+    EndOfPlan,
+    #[error("say why, in 1 to {MAX_REASON} characters")]
+    Reason,
+    #[error("{0} is not in the future; give a later time, or leave it out for no end")]
+    Past(Timestamp),
     #[error(
         "the plan {plan:?} has no overage rate for {metric:?}, so that usage over the quota would cost \
          nothing; set a quota that is hard, grace or unlimited, or give the plan a rate in PLANS_FILE"
@@ -137,9 +149,15 @@ pub async fn apply_catalogue(
 /// The audit action for an operator who viewed an organization's quotas.
 pub const QUOTAS_LISTED: &str = "quotas_listed";
 
+const SET: &str = "quota_set";
+/// An override came to its end.
+const EXPIRED: &str = "quota_override_expired";
+
+const MAX_REASON: usize = 500;
+
 /// The audit actions this module writes.
 pub fn audit_actions() -> impl Iterator<Item = &'static str> {
-    ["quota_set", QUOTAS_LISTED, VERSION_CHANGED].into_iter()
+    [SET, EXPIRED, QUOTAS_LISTED, VERSION_CHANGED].into_iter()
 }
 
 /// Sets an organization's quota for a metric. It applies from the next
@@ -148,6 +166,15 @@ pub async fn set(
     pool: &PgPool,
     catalogue: &Catalogue,
     command: &SetQuota,
+) -> Result<QuotaRow, SetError> {
+    enter(pool, catalogue, command, SET).await
+}
+
+async fn enter(
+    pool: &PgPool,
+    catalogue: &Catalogue,
+    command: &SetQuota,
+    action: &'static str,
 ) -> Result<QuotaRow, SetError> {
     if catalogue.metric(&command.metric).is_none() {
         let known: Vec<&str> = catalogue.metrics().keys().map(String::as_str).collect();
@@ -159,23 +186,43 @@ pub async fn set(
     if command.limit == QuotaLimit::Plan && command.over_limit.is_some() {
         return Err(SetError::OverLimitOfPlan);
     }
+    if command.limit == QuotaLimit::Plan && command.expires_at.is_some() {
+        return Err(SetError::EndOfPlan);
+    }
+    let said = command.reason.as_deref().map(checked_reason).transpose()?;
     let organization_id = command.organization_id;
     let mut tx = TenantTx::begin(pool, organization_id).await?;
     let chains = audit::lock_chains(tx.conn(), &[organization_id]).await?;
     if audit::is_erased(tx.conn(), organization_id).await? {
         return Err(SetError::Erased(organization_id));
     }
+    if let Some(at) = command.expires_at
+        && at <= store::now(tx.conn()).await?
+    {
+        return Err(SetError::Past(at));
+    }
     reports::keep_terms(tx.conn(), &[organization_id]).await?;
     let missing = SetError::Organization(organization_id);
     let before = store::lock_one(&mut tx, &command.metric).await?;
     let before = before.ok_or(missing)?;
-    match command.limit {
-        QuotaLimit::Plan => store::remove_override(&mut tx, &command.metric).await?,
-        QuotaLimit::Unlimited => {
-            store::put_override(&mut tx, &command.metric, None, command.over_limit).await?;
-        }
-        QuotaLimit::Quota(quota) => {
-            store::put_override(&mut tx, &command.metric, Some(quota), command.over_limit).await?;
+    let quota = match command.limit {
+        QuotaLimit::Plan => None,
+        QuotaLimit::Unlimited => Some(None),
+        QuotaLimit::Quota(quota) => Some(Some(quota)),
+    };
+    match quota {
+        None => store::remove_override(&mut tx, &command.metric).await?,
+        Some(quota) => {
+            let set_by = set_by(command.actor);
+            let new = store::NewOverride {
+                metric: &command.metric,
+                quota,
+                over_limit: command.over_limit,
+                reason: said,
+                expires_at: command.expires_at,
+                set_by: &set_by,
+            };
+            store::put_override(&mut tx, &new).await?;
         }
     }
     let after = store::lock_one(&mut tx, &command.metric).await?;
@@ -184,7 +231,7 @@ pub async fn set(
     let unheeded = command.over_limit == Some(OverLimit::Overage)
         && command.limit != QuotaLimit::Unlimited
         && after.over_limit != OverLimit::Overage.as_str();
-    if unheeded || after.is_never_billed() {
+    if action == SET && (unheeded || after.is_never_billed()) {
         return Err(SetError::NoRate {
             plan: after.plan_tier,
             metric: command.metric.clone(),
@@ -194,23 +241,81 @@ pub async fn set(
     let ended = grace::end_covered(tx.conn(), &[organization_id], reason).await?;
     let mut entries = vec![NewEntry {
         organization_id,
-        action: "quota_set",
+        action,
         actor: command.actor,
         resource_type: "quota",
         resource_id: command.metric.clone(),
         before: Some(json!(before)),
-        after: Some(json!(after)),
+        after: Some(shown(&after, command.expires_at)),
         metadata: match command.client {
             // Over HTTP, only operators set quotas.
             Some(_) => json!({"operator": true}),
             None => json!({}),
         },
         client: command.client.clone(),
-        reason: None,
+        reason: said.map(str::to_owned),
     }];
     entries.extend(ended.iter().map(|ended| ended.entry(command.actor)));
     audit::record(&mut tx, &chains, &entries).await?;
     tx.commit().await?;
     grace::count(&ended);
     Ok(after)
+}
+
+fn checked_reason(reason: &str) -> Result<&str, SetError> {
+    let reason = reason.trim();
+    let long = reason.chars().count() > MAX_REASON;
+    match reason.is_empty() || long || reason.contains('\0') {
+        true => Err(SetError::Reason),
+        false => Ok(reason),
+    }
+}
+
+/// Who is written down beside an override.
+fn set_by(actor: Actor) -> String {
+    let id = actor.id().map(|id| id.to_string());
+    id.or_else(audit::login_name)
+        .unwrap_or_else(|| actor.as_str().to_owned())
+}
+
+/// What an audit entry shows of a quota that was set.
+fn shown(after: &QuotaRow, expires_at: Option<Timestamp>) -> serde_json::Value {
+    let mut shown = json!(after);
+    if let Some(at) = expires_at {
+        shown["expiresAt"] = json!(at);
+    }
+    shown
+}
+
+/// Overrides that are looked up at a time.
+const SWEEP: i64 = 100;
+
+/// Ends overrides whose end has come, each as an operator would who returns to the plan's
+/// quota. Returns how many.
+pub async fn sweep(pool: &PgPool, catalogue: &Catalogue) -> Result<usize, sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let due = store::due_overrides(tx.conn(), SWEEP).await?;
+    tx.commit().await?;
+    let mut ended = 0;
+    for (organization_id, metric) in due {
+        let command = SetQuota {
+            organization_id,
+            metric,
+            limit: QuotaLimit::Plan,
+            over_limit: None,
+            reason: None,
+            expires_at: None,
+            actor: Actor::System,
+            client: None,
+        };
+        match enter(pool, catalogue, &command, EXPIRED).await {
+            Ok(_) => ended += 1,
+            Err(SetError::Database(error)) => return Err(error),
+            // A metric that the catalogue no longer has, which nothing asks for.
+            Err(error) => {
+                tracing::warn!(%organization_id, metric = command.metric, %error, "A quota's override cannot be ended");
+            }
+        }
+    }
+    Ok(ended)
 }

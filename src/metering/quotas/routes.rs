@@ -3,7 +3,8 @@
 use axum::Json;
 use axum::extract::State;
 use billing_domain::quantity::QuantityError;
-use serde::Deserialize;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sqlx::postgres::PgPool;
 use utoipa::ToSchema;
@@ -11,7 +12,7 @@ use utoipa::openapi::schema::{Object, OneOfBuilder, Schema, Type};
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::{QUOTAS_LISTED, QuotaLimit, QuotaRow, SetError, SetQuota, store};
+use super::{QUOTAS_LISTED, QuotaLimit, QuotaOverride, QuotaRow, SetError, SetQuota, store};
 use crate::audit;
 use crate::catalogue::OverLimit;
 use crate::db::TenantTx;
@@ -115,24 +116,34 @@ async fn quotas(
     operation_id = "listOrganizationQuotas",
     tag = "Operators",
     params(("organization" = Uuid, Path, description = "The organization's id.")),
-    responses((status = 200, description = "The quotas.", body = Page<QuotaRow>)),
+    responses((status = 200, description = "The quotas.", body = Page<OperatorQuota>)),
 )]
 async fn quotas_of(
     State(reading): State<Reading>,
     operator: Operator,
     Path(organization): Path<Uuid>,
-) -> Result<Json<Page<QuotaRow>>, Problem> {
+) -> Result<Json<Page<OperatorQuota>>, Problem> {
     let pool: &PgPool = &reading.shared.pool;
     let mut tx = TenantTx::begin(pool, organization).await?;
     let rows = store::list(tx.conn(), organization).await?;
     if rows.is_empty() {
         return Err(Problem::not_found("organization not found"));
     }
+    let mut overrides = store::overrides(tx.conn(), organization).await?;
     let all = "all".to_owned();
     let entry = operator.did(QUOTAS_LISTED, Some(organization), "quota", all);
     audit::record_one(&mut tx, entry).await?;
     tx.commit().await?;
-    Ok(Json(reading.in_force(rows)))
+    let of = |overrides: &mut Vec<QuotaOverride>, metric: &str| {
+        let at = overrides.iter().position(|one| one.metric == metric)?;
+        Some(overrides.swap_remove(at))
+    };
+    let quotas = reading.in_force(rows).data.into_iter();
+    let quotas = quotas.map(|quota| OperatorQuota {
+        r#override: of(&mut overrides, &quota.metric),
+        quota,
+    });
+    Ok(Json(Page::only(quotas.collect())))
 }
 
 /// A quota that replaces the plan's.
@@ -146,6 +157,22 @@ struct QuotaBody {
     /// `hard`, `grace` or `overage`; defaults to what the plan says.
     #[schema(value_type = Option<String>)]
     over_limit: Option<OverLimit>,
+    /// Why, for the audit log and for the next operator.
+    #[schema(min_length = 1, max_length = 500, example = "promised in the contract")]
+    reason: Option<String>,
+    /// When the override ends by itself; without it, it stays until it is removed.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<Timestamp>,
+}
+
+/// A quota in force, and what is known of the override.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct OperatorQuota {
+    #[serde(flatten)]
+    quota: QuotaRow,
+    #[schema(required)]
+    r#override: Option<QuotaOverride>,
 }
 
 fn limit_schema() -> Schema {
@@ -201,16 +228,28 @@ async fn set_quota(
         metric,
         limit,
         over_limit: body.over_limit,
+        reason: body.reason,
+        expires_at: body.expires_at,
         actor: operator.actor(),
         client: Some(operator.client),
     };
     let set = super::set(&reading.shared.pool, &reading.rules.catalogue, &command).await;
-    set.map(Json).map_err(|error| match error {
-        SetError::Database(error) => error.into(),
-        SetError::Organization(_) => Problem::not_found("organization not found"),
-        SetError::Erased(_) => Problem::not_found("organization was erased"),
-        SetError::Metric { .. } => Problem::not_found("metric not found"),
-        SetError::OverLimitOfPlan => invalid("invalid_limit", error.to_string()),
-        SetError::NoRate { .. } => invalid("overage_without_rate", error.to_string()),
-    })
+    Ok(Json(set?))
+}
+
+impl From<SetError> for Problem {
+    fn from(error: SetError) -> Self {
+        let text = error.to_string();
+        let invalid = |code| Self::new(axum::http::StatusCode::BAD_REQUEST, code, text);
+        match error {
+            SetError::Database(error) => error.into(),
+            SetError::Organization(_) => Self::not_found("organization not found"),
+            SetError::Erased(_) => Self::not_found("organization was erased"),
+            SetError::Metric { .. } => Self::not_found("metric not found"),
+            SetError::OverLimitOfPlan => invalid("invalid_limit"),
+            SetError::NoRate { .. } => invalid("overage_without_rate"),
+            SetError::Reason => invalid("invalid_reason"),
+            SetError::Past(_) | SetError::EndOfPlan => invalid("invalid_time"),
+        }
+    }
 }

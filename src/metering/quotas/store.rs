@@ -4,6 +4,8 @@ mod held;
 mod seats;
 mod versions;
 
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx as _;
 use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::json;
@@ -135,28 +137,109 @@ pub async fn lock_one(tx: &mut TenantTx, metric: &str) -> Result<Option<QuotaRow
     Ok(quotas.into_iter().find(|quota| quota.metric == metric))
 }
 
-pub async fn put_override(
-    tx: &mut TenantTx,
-    metric: &str,
-    quota: Option<Decimal>,
-    over_limit: Option<OverLimit>,
-) -> Result<(), sqlx::Error> {
+/// A quota that is set in the plan's place.
+pub struct NewOverride<'a> {
+    pub metric: &'a str,
+    /// None: unlimited.
+    pub quota: Option<Decimal>,
+    pub over_limit: Option<OverLimit>,
+    pub reason: Option<&'a str>,
+    pub expires_at: Option<Timestamp>,
+    pub set_by: &'a str,
+}
+
+pub async fn put_override(tx: &mut TenantTx, new: &NewOverride<'_>) -> Result<(), sqlx::Error> {
     let organization_id = tx.organization_id();
     sqlx::query!(
-        "INSERT INTO usage_quota_overrides (organization_id, metric, unlimited, quota, over_limit)
-         VALUES ($1, $2, $3, $4, $5)
+        "INSERT INTO usage_quota_overrides
+           (organization_id, metric, unlimited, quota, over_limit, reason, expires_at, set_by)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
          ON CONFLICT (organization_id, metric) DO UPDATE SET
            unlimited = excluded.unlimited, quota = excluded.quota,
-           over_limit = excluded.over_limit, updated_at = excluded.updated_at",
+           over_limit = excluded.over_limit, reason = excluded.reason,
+           expires_at = excluded.expires_at, set_by = excluded.set_by,
+           updated_at = excluded.updated_at",
         organization_id,
-        metric,
-        quota.is_none(),
-        quota,
-        over_limit.map(OverLimit::as_str)
+        new.metric,
+        new.quota.is_none(),
+        new.quota,
+        new.over_limit.map(OverLimit::as_str),
+        new.reason,
+        new.expires_at.map(|at| at.to_sqlx()) as _,
+        new.set_by
     )
     .execute(tx.conn())
     .await?;
     Ok(())
+}
+
+/// What is known of an override besides the quota.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QuotaOverride {
+    #[serde(skip)]
+    pub metric: String,
+    /// `hard`, `grace` or `overage`; null: as the plan says.
+    #[schema(required)]
+    pub over_limit: Option<String>,
+    #[schema(required)]
+    pub reason: Option<String>,
+    /// When it ends by itself.
+    #[schema(required)]
+    pub expires_at: Option<Timestamp>,
+    /// A user's id, or the login name of whoever ran the command.
+    #[schema(required)]
+    pub set_by: Option<String>,
+    pub updated_at: Timestamp,
+}
+
+/// The overrides of an organization.
+pub async fn overrides(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+) -> Result<Vec<QuotaOverride>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "SELECT metric, over_limit, reason, expires_at, set_by, updated_at FROM usage_quota_overrides
+          WHERE organization_id = $1 ORDER BY metric",
+        organization_id
+    )
+    .fetch_all(conn)
+    .await?;
+    let overrides = rows.into_iter().map(|row| QuotaOverride {
+        metric: row.metric,
+        over_limit: row.over_limit,
+        reason: row.reason,
+        expires_at: row.expires_at.map(|at| at.to_jiff()),
+        set_by: row.set_by,
+        updated_at: row.updated_at.to_jiff(),
+    });
+    Ok(overrides.collect())
+}
+
+/// Overrides whose end has come.
+pub async fn due_overrides(
+    conn: &mut PgConnection,
+    limit: i64,
+) -> Result<Vec<(Uuid, String)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "SELECT organization_id, metric FROM usage_quota_overrides
+          WHERE expires_at <= now() ORDER BY expires_at LIMIT $1",
+        limit
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.organization_id, row.metric))
+        .collect())
+}
+
+/// By the database's clock.
+pub async fn now(conn: &mut PgConnection) -> Result<Timestamp, sqlx::Error> {
+    let now = sqlx::query_scalar!(r#"SELECT now() AS "now!""#)
+        .fetch_one(conn)
+        .await?;
+    Ok(now.to_jiff())
 }
 
 pub async fn remove_override(tx: &mut TenantTx, metric: &str) -> Result<(), sqlx::Error> {

@@ -294,4 +294,17 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
         "20260127040000_identity_provider",
         &[("users", "oidc_issuer oidc_subject")],
     ),
+    (
+        "20260128010000_bulk_actions",
+        &[(
+            "webhook_bulk_actions",
+            "id action filter counted through requested_by created_at started_at position_at \
+             position_id succeeded failed skipped failures lease_id lease_expires_at worked_at \
+             ended_at stopped",
+        )],
+    ),
+    (
+        "20260128030000_quota_override_terms",
+        &[("usage_quota_overrides", "reason expires_at set_by")],
+    ),
 ];

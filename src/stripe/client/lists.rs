@@ -23,6 +23,8 @@ pub enum AccountList<'a> {
     Subscriptions,
     /// Created since then, with their payments; likewise below.
     Invoices(Timestamp),
+    /// The newest of a customer, with their payments.
+    InvoicesOf(&'a str),
     /// Of any age.
     OpenInvoices,
     Charges(Timestamp),
@@ -63,6 +65,13 @@ impl AccountList<'_> {
                 "invoices.list",
                 "/v1/invoices",
                 since(at).set("expand[0]", "data.payments"),
+            ),
+            Self::InvoicesOf(customer) => (
+                "invoices.list",
+                "/v1/invoices",
+                Params::new()
+                    .set("customer", customer)
+                    .set("expand[0]", "data.payments"),
             ),
             Self::OpenInvoices => (
                 "invoices.list",

@@ -16,6 +16,7 @@ use crate::subscriptions::awaited::awaited_change_id;
 use crate::subscriptions::command::{Command, StripeAction};
 use crate::subscriptions::import::STAMPED;
 use crate::subscriptions::missing::ENDED_HERE;
+use crate::subscriptions::operator::COMPARED;
 use crate::subscriptions::preview::token::Quote;
 use crate::subscriptions::selection::Selection;
 use crate::subscriptions::state::SubscriptionRow;
@@ -117,6 +118,7 @@ pub fn audit_actions() -> impl Iterator<Item = &'static str> {
         ENDED_HERE,
         STAMPED,
         AWAITS_PAYMENT,
+        COMPARED,
     ];
     let of_rooms = cards::ACTIONS.into_iter().chain(checkout::ACTIONS);
     kinds.chain(further).chain(of_rooms)

@@ -43,36 +43,50 @@ impl Subscriptions {
             .open_invoices(client, &mirrored, &listed, found)
             .await?;
         for object in invoices.iter().chain(&unlisted) {
-            let Some(owner) = owner(object, both) else {
-                continue;
-            };
-            let Some((theirs, payments)) = whole_invoice(client, object, owner, found).await?
-            else {
-                continue;
-            };
-            let stored = mirrored.get(&theirs.id);
-            let differences = match stored {
-                Some(ours) => compare::invoices(ours, &theirs, &payments),
-                // Drafts are not mirrored.
-                None if theirs.status == Some(InvoiceStatus::Draft) => continue,
-                None => vec![format!(
-                    "status: none, {}",
-                    theirs.status.as_ref().map_or("none", InvoiceStatus::as_str)
-                )],
-            };
-            if differences.is_empty() {
-                continue;
-            }
-            let owner = stored.map_or(owner, |ours| ours.organization_id);
-            let mut drift = Drift::new(DriftKind::Invoice, owner, &theirs.id, differences);
-            if healing.apply {
-                let healed = self.heal_invoice(client, &theirs.id, &payments).await;
-                drift.set_healed(healed)?;
-            }
-            add_to_missing(found, theirs.subscription_id.as_deref(), drift);
+            self.invoice(client, object, both, &mirrored, healing, found)
+                .await?;
         }
         self.methods(client, both, subscriptions, &methods, healing, found)
             .await
+    }
+
+    /// Compares one invoice.
+    pub(super) async fn invoice(
+        &self,
+        client: &Client,
+        object: &Value,
+        both: &BothSides,
+        mirrored: &BTreeMap<String, Mirrored>,
+        healing: Healing,
+        found: &mut Reconciliation,
+    ) -> Result<(), Failure> {
+        let Some(owner) = owner(object, both) else {
+            return Ok(());
+        };
+        let Some((theirs, payments)) = whole_invoice(client, object, owner, found).await? else {
+            return Ok(());
+        };
+        let stored = mirrored.get(&theirs.id);
+        let differences = match stored {
+            Some(ours) => compare::invoices(ours, &theirs, &payments),
+            // Drafts are not mirrored.
+            None if theirs.status == Some(InvoiceStatus::Draft) => return Ok(()),
+            None => vec![format!(
+                "status: none, {}",
+                theirs.status.as_ref().map_or("none", InvoiceStatus::as_str)
+            )],
+        };
+        if differences.is_empty() {
+            return Ok(());
+        }
+        let owner = stored.map_or(owner, |ours| ours.organization_id);
+        let mut drift = Drift::new(DriftKind::Invoice, owner, &theirs.id, differences);
+        if healing.apply {
+            let healed = self.heal_invoice(client, &theirs.id, &payments).await;
+            drift.set_healed(healed)?;
+        }
+        add_to_missing(found, theirs.subscription_id.as_deref(), drift);
+        Ok(())
     }
 
     /// Fetches the invoices that are open here and too old to be listed.
@@ -106,7 +120,7 @@ impl Subscriptions {
         Ok(shown)
     }
 
-    async fn methods(
+    pub(super) async fn methods(
         &self,
         client: &Client,
         both: &BothSides,

@@ -245,6 +245,42 @@ pub async fn customers(
     by_id(stored)
 }
 
+/// What an organization has, by its ids.
+pub struct Named {
+    /// The newest.
+    pub customers: Vec<String>,
+    /// Those that have not ended, and the newest of those that have.
+    pub subscriptions: Vec<String>,
+}
+
+/// The ids of what the organization has in Stripe, `most` customers at most.
+pub async fn of_organization(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    most: i64,
+) -> Result<Named, sqlx::Error> {
+    let customers = sqlx::query_scalar!(
+        "SELECT stripe_customer_id FROM billing_customers
+          WHERE organization_id = $1 AND deleted_at IS NULL AND stripe_customer_id LIKE 'cus\\_%'
+          ORDER BY linked_at DESC LIMIT $2",
+        organization_id,
+        most
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let subscriptions = sqlx::query_scalar!(
+        "SELECT stripe_subscription_id FROM billing_subscriptions
+          WHERE organization_id = $1 ORDER BY ended_at DESC NULLS FIRST LIMIT 100",
+        organization_id
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(Named {
+        customers,
+        subscriptions,
+    })
+}
+
 pub async fn organizations(conn: &mut PgConnection) -> Result<BTreeSet<Uuid>, sqlx::Error> {
     let ids = sqlx::query_scalar!("SELECT id FROM organizations")
         .fetch_all(conn)

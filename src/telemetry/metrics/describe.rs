@@ -9,6 +9,7 @@ pub fn describe() {
     super::background::describe();
     super::service::describe();
     super::outbound::describe();
+    super::bulk::describe();
     super::holds::describe();
     describe_counter!(
         ATTEMPTS,

@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod background;
 pub mod budget;
+pub mod bulk;
 mod describe;
 pub mod holds;
 mod labels;
@@ -163,6 +164,7 @@ fn start_at_zero(labels: &Labels) {
     budget::start_at_zero(labels);
     log::start_at_zero();
     outbound::start_at_zero();
+    bulk::start_at_zero();
     holds::start_at_zero();
     for status in ["processed", "failed"] {
         counter!(ATTEMPTS, "status" => status).absolute(0);

@@ -6,8 +6,9 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use crate::audit::{self, Actor, NewEntry};
-use crate::db::WorkerTx;
+use crate::db::{WorkerTx, WriteTx as _};
 use crate::tenancy::auth::Operator;
+use crate::webhooks::bulk::{Came, Step};
 use crate::webhooks::store::dead_letters;
 
 pub const ACTION: &str = "webhook_event_discarded";
@@ -18,15 +19,38 @@ pub async fn discard(
     event_id: &str,
     operator: &Operator,
 ) -> Result<bool, sqlx::Error> {
-    discard_as(pool, event_id, |organization| {
-        operator.did(ACTION, organization, "webhook_event", event_id.to_owned())
-    })
-    .await
+    let mut tx = WorkerTx::begin(pool).await?;
+    let entry =
+        |organization| operator.did(ACTION, organization, "webhook_event", event_id.to_owned());
+    let discarded = discard_as(&mut tx, event_id, entry).await?;
+    tx.commit().await?;
+    Ok(discarded)
+}
+
+/// Discards a dead letter of a bulk action. Returns false if that is not to go on.
+pub async fn discard_in_bulk(
+    pool: &PgPool,
+    event_id: &str,
+    step: &Step<'_>,
+) -> Result<bool, sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let entry = |organization| step.did(ACTION, organization, event_id.to_owned());
+    let came = match discard_as(&mut tx, event_id, entry).await? {
+        true => Came::Succeeded,
+        false => Came::Skipped,
+    };
+    if !step.advance(&mut tx, came).await? {
+        tx.rollback().await?;
+        return Ok(false);
+    }
+    tx.commit().await?;
+    Ok(true)
 }
 
 /// Discards a dead letter for the command line. Returns false if there is none.
 pub async fn discard_unasked(pool: &PgPool, event_id: &str) -> Result<bool, sqlx::Error> {
-    discard_as(pool, event_id, |organization| NewEntry {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let entry = |organization: Option<Uuid>| NewEntry {
         organization_id: organization.unwrap_or(audit::OPERATORS),
         action: ACTION,
         actor: Actor::System,
@@ -37,8 +61,10 @@ pub async fn discard_unasked(pool: &PgPool, event_id: &str) -> Result<bool, sqlx
         metadata: json!({"by": "command line"}),
         client: None,
         reason: None,
-    })
-    .await
+    };
+    let discarded = discard_as(&mut tx, event_id, entry).await?;
+    tx.commit().await?;
+    Ok(discarded)
 }
 
 /// Whether there is such a dead letter.
@@ -51,11 +77,10 @@ pub async fn is_dead_letter(pool: &PgPool, event_id: &str) -> Result<bool, sqlx:
 
 /// `entry` makes the audit entry for the event's organization.
 async fn discard_as(
-    pool: &PgPool,
+    tx: &mut WorkerTx,
     event_id: &str,
     entry: impl FnOnce(Option<Uuid>) -> NewEntry,
 ) -> Result<bool, sqlx::Error> {
-    let mut tx = WorkerTx::begin(pool).await?;
     let Some(letter) = dead_letters::discard(tx.conn(), event_id).await? else {
         return Ok(false);
     };
@@ -65,13 +90,15 @@ async fn discard_as(
         "eventType": letter.event_type,
         "retryCount": letter.retry_count,
     }));
-    audit::record_one(&mut tx, entry).await?;
-    tx.commit().await?;
-    tracing::info!(
-        event_id,
-        event_type = letter.event_type,
-        organization_id = organization.map(tracing::field::display),
-        "Webhook event discarded"
-    );
+    audit::record_one(tx, entry).await?;
+    let (id, event_type) = (event_id.to_owned(), letter.event_type);
+    tx.after_commit(move || {
+        tracing::info!(
+            event_id = id,
+            event_type,
+            organization_id = organization.map(tracing::field::display),
+            "Webhook event discarded"
+        );
+    });
     Ok(true)
 }

@@ -3,4 +3,5 @@
 
 pub mod discard;
 pub mod reason;
+pub mod rehearsal;
 pub mod replay;

@@ -17,6 +17,7 @@ use crate::event_log::StoredEvent;
 use crate::projection::{self, Applied, Batch, Context, Handled, HandlerError};
 use crate::telemetry::metrics;
 use crate::tenancy::auth::Operator;
+use crate::webhooks::bulk::{Came, Step};
 use crate::webhooks::store::leases::Failure;
 use crate::webhooks::store::replays::{self, Found, Location};
 use crate::webhooks::worker::{Processor, failure_of, processed, refused};
@@ -46,36 +47,74 @@ pub enum Replayed {
 pub const ACTION: &str = "webhook_event_replayed";
 
 /// How long a replay waits for an organization that another transaction holds.
-const WAIT: &str = "5s";
+pub(super) const WAIT: &str = "5s";
 
 /// Replays one event in its own transaction. Two replays of one event wait for
 /// each other; the dead letter is deleted only on success.
 pub async fn replay(processor: &Processor, event_id: &str) -> Result<Replayed, sqlx::Error> {
-    replay_for(processor, event_id, None).await
+    let replayed = replay_for(processor, event_id, &Behalf::CommandLine).await?;
+    Ok(replayed.expect("nobody takes it over"))
 }
 
-/// Replays one event; the audit log records the operator and the result.
+/// Replays one event of a bulk action; false if that is not to go on.
+pub async fn replay_in_bulk(
+    processor: &Processor,
+    event_id: &str,
+    step: &Step<'_>,
+) -> Result<bool, sqlx::Error> {
+    let replayed = replay_for(processor, event_id, &Behalf::Bulk(step)).await?;
+    Ok(replayed.is_some())
+}
+
+/// On whose behalf an event is replayed.
+enum Behalf<'a> {
+    CommandLine,
+    Operator(&'a Operator),
+    Bulk(&'a Step<'a>),
+}
+
+impl Behalf<'_> {
+    /// Enters what came of it where a bulk action says how far it is. False if that was
+    /// stopped, or is somebody else's by now.
+    async fn advance(&self, tx: &mut WorkerTx, came: Came) -> Result<bool, sqlx::Error> {
+        match self {
+            Self::Bulk(step) => step.advance(tx, came).await,
+            _ => Ok(true),
+        }
+    }
+}
+
+/// Replays one event; the audit log records on whose behalf, and the result. None, and
+/// nothing is done, if a bulk action is not to go on.
 async fn replay_for(
     processor: &Processor,
     event_id: &str,
-    operator: Option<&Operator>,
-) -> Result<Replayed, sqlx::Error> {
+    behalf: &Behalf<'_>,
+) -> Result<Option<Replayed>, sqlx::Error> {
     let context = context(processor, event_id).await?;
     let mut tx = WorkerTx::begin_impatient(&processor.pool, WAIT).await?;
     let (event, location, organization) = match find(&mut tx, event_id).await? {
         Ok(found) => found,
-        Err(replayed) => return Ok(replayed),
+        Err(replayed) => {
+            let advanced = behalf.advance(&mut tx, Came::Skipped).await?;
+            tx.commit().await?;
+            return Ok(advanced.then_some(replayed));
+        }
     };
     let (result, applied) = handle(&mut tx, &context, &event).await?;
     match result {
         Ok(handled) => {
             replays::finish(tx.conn(), location, processed(&event, &handled)).await?;
+            if !behalf.advance(&mut tx, Came::Succeeded).await? {
+                tx.rollback().await?;
+                return Ok(None);
+            }
             let done = Done {
                 event: &event,
                 organization: handled.organization_id(),
                 result: json!({"outcome": handled.outcome()}),
             };
-            done.enter(&mut tx, operator).await?;
+            done.enter(&mut tx, behalf).await?;
             tx.commit().await?;
             applied.count();
             metrics::attempt_replayed(true);
@@ -86,29 +125,31 @@ async fn replay_for(
                 organization_id = handled.organization_id().map(tracing::field::display),
                 "Webhook event replayed"
             );
-            Ok(Replayed::Succeeded {
+            Ok(Some(Replayed::Succeeded {
                 outcome: handled.outcome(),
-            })
+            }))
         }
         Err(error) => {
             tx.rollback().await?;
-            metrics::attempt_replayed(false);
             let done = Done {
                 event: &event,
                 organization,
                 result: json!({"error": error.to_string()}),
             };
-            record_failure(processor, done, location, &error, operator).await?;
-            Ok(Replayed::Failed {
+            let recorded = record_failure(processor, done, location, &error, behalf).await?;
+            Ok(recorded.then(|| Replayed::Failed {
                 error: error.to_string(),
-            })
+            }))
         }
     }
 }
 
 /// The context for applying the event. No transaction is open while Stripe is
 /// asked for the account of the key.
-async fn context<'a>(processor: &'a Processor, event_id: &str) -> Result<Context<'a>, sqlx::Error> {
+pub(super) async fn context<'a>(
+    processor: &'a Processor,
+    event_id: &str,
+) -> Result<Context<'a>, sqlx::Error> {
     let mut tx = WorkerTx::begin(&processor.pool).await?;
     let names_account = replays::names_account(tx.conn(), event_id).await?;
     tx.commit().await?;
@@ -116,10 +157,13 @@ async fn context<'a>(processor: &'a Processor, event_id: &str) -> Result<Context
 }
 
 /// An event, its location, and its organization, if known.
-type Kept = (StoredEvent, Location, Option<Uuid>);
+pub(super) type Kept = (StoredEvent, Location, Option<Uuid>);
 
 /// The event, or why there is nothing to replay.
-async fn find(tx: &mut WorkerTx, event_id: &str) -> Result<Result<Kept, Replayed>, sqlx::Error> {
+pub(super) async fn find(
+    tx: &mut WorkerTx,
+    event_id: &str,
+) -> Result<Result<Kept, Replayed>, sqlx::Error> {
     Ok(match replays::find(tx.conn(), event_id).await? {
         Found::At(event, location, organization) => Ok((event, location, organization)),
         Found::InFlight => Err(Replayed::InFlight),
@@ -129,7 +173,7 @@ async fn find(tx: &mut WorkerTx, event_id: &str) -> Result<Result<Kept, Replayed
 }
 
 /// Applies one event.
-async fn handle(
+pub(super) async fn handle(
     tx: &mut WorkerTx,
     context: &Context<'_>,
     event: &StoredEvent,
@@ -148,30 +192,6 @@ async fn handle(
     }
 }
 
-/// Applies an event as a replay would and rolls back, to show the result of a
-/// replay.
-pub async fn rehearse(processor: &Processor, event_id: &str) -> Result<Replayed, sqlx::Error> {
-    let context = context(processor, event_id).await?;
-    let mut tx = WorkerTx::begin_impatient(&processor.pool, WAIT).await?;
-    let (event, location, _) = match find(&mut tx, event_id).await? {
-        Ok(found) => found,
-        Err(replayed) => return Ok(replayed),
-    };
-    let (result, _) = handle(&mut tx, &context, &event).await?;
-    let rehearsed = match result {
-        Ok(handled) => replays::finish(tx.conn(), location, processed(&event, &handled))
-            .await
-            .map(|()| Replayed::Succeeded {
-                outcome: handled.outcome(),
-            }),
-        Err(error) => Ok(Replayed::Failed {
-            error: error.to_string(),
-        }),
-    };
-    tx.rollback().await?;
-    rehearsed
-}
-
 /// Replays one event for an operator, on a blocking thread: the compiler cannot
 /// prove that the projection's future is `Send`.
 pub async fn replay_apart(
@@ -179,20 +199,18 @@ pub async fn replay_apart(
     event_id: String,
     operator: Operator,
 ) -> Result<Replayed, sqlx::Error> {
-    apart(async move || replay_for(&processor, &event_id, Some(&operator)).await).await
+    apart(async move || {
+        let behalf = Behalf::Operator(&operator);
+        let replayed = replay_for(&processor, &event_id, &behalf).await?;
+        Ok(replayed.expect("nobody takes it over"))
+    })
+    .await
 }
 
-/// Rehearses one event in the same way.
-pub async fn rehearse_apart(
-    processor: Arc<Processor>,
-    event_id: String,
-) -> Result<Replayed, sqlx::Error> {
-    apart(async move || rehearse(&processor, &event_id).await).await
-}
-
-async fn apart(
-    work: impl AsyncFnOnce() -> Result<Replayed, sqlx::Error> + Send + 'static,
-) -> Result<Replayed, sqlx::Error> {
+/// Works on a blocking thread.
+pub async fn apart<T: Send + 'static>(
+    work: impl AsyncFnOnce() -> Result<T, sqlx::Error> + Send + 'static,
+) -> Result<T, sqlx::Error> {
     let runtime = Handle::current();
     let span = tracing::Span::current();
     let working = tokio::task::spawn_blocking(move || runtime.block_on(work().instrument(span)));
@@ -211,16 +229,15 @@ struct Done<'a> {
 
 impl Done<'_> {
     /// Writes its audit entry, if an operator requested it.
-    async fn enter(
-        self,
-        tx: &mut WorkerTx,
-        operator: Option<&Operator>,
-    ) -> Result<(), sqlx::Error> {
-        let Some(operator) = operator else {
-            return Ok(());
-        };
+    async fn enter(self, tx: &mut WorkerTx, behalf: &Behalf<'_>) -> Result<(), sqlx::Error> {
         let id = self.event.id.clone();
-        let mut entry = operator.did(ACTION, self.organization, "webhook_event", id);
+        let mut entry = match behalf {
+            Behalf::CommandLine => return Ok(()),
+            Behalf::Operator(operator) => {
+                operator.did(ACTION, self.organization, "webhook_event", id)
+            }
+            Behalf::Bulk(step) => step.did(ACTION, self.organization, id),
+        };
         entry.before = Some(json!({"eventType": self.event.event_type}));
         entry.after = Some(self.result);
         audit::record_one(tx, entry).await
@@ -228,14 +245,14 @@ impl Done<'_> {
 }
 
 /// Records a failed replay: a dead letter gets one more attempt, a processed event
-/// stays unchanged.
+/// stays unchanged. False, and nothing is recorded, if a bulk action is not to go on.
 async fn record_failure(
     processor: &Processor,
     done: Done<'_>,
     location: Location,
     error: &HandlerError,
-    operator: Option<&Operator>,
-) -> Result<(), sqlx::Error> {
+    behalf: &Behalf<'_>,
+) -> Result<bool, sqlx::Error> {
     let event = done.event;
     tracing::warn!(event_id = event.id, event_type = event.event_type, %error, "Webhook event replay failed");
     let mut tx = WorkerTx::begin(&processor.pool).await?;
@@ -243,7 +260,15 @@ async fn record_failure(
         let failure: Failure = failure_of(error);
         replays::add_attempt(tx.conn(), event, &failure).await?;
     }
-    done.enter(&mut tx, operator).await?;
+    if !behalf
+        .advance(&mut tx, Came::Failed(error.to_string()))
+        .await?
+    {
+        tx.rollback().await?;
+        return Ok(false);
+    }
+    done.enter(&mut tx, behalf).await?;
     tx.commit().await?;
-    Ok(())
+    metrics::attempt_replayed(false);
+    Ok(true)
 }

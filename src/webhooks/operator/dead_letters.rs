@@ -3,7 +3,6 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::IntoParams;
@@ -18,8 +17,7 @@ use crate::webhooks::dead_letters::discard;
 use crate::webhooks::dead_letters::reason::Reason;
 use crate::webhooks::inspect::{DeadLetter, Details, EventState};
 use crate::webhooks::{
-    DEAD_LETTERS_LISTED, DeadLetterFilter, DeadLetterGroup, count_dead_letters, dead_letter_groups,
-    list_dead_letters,
+    DEAD_LETTERS_LISTED, DeadLetterFilter, DeadLetterGroup, dead_letter_groups, list_dead_letters,
 };
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -78,16 +76,15 @@ pub async fn list(
     operator: Operator,
     Query(query): Query<LettersQuery>,
 ) -> Result<Json<Page<DeadLetter>>, Problem> {
-    state.letters(&operator, query, None).await.map(Json)
+    state.letters(&operator, query).await.map(Json)
 }
 
 impl OperatorState {
-    /// A page of dead letters, the oldest first, of those that were dead-lettered `through` a time.
+    /// A page of dead letters, the oldest first.
     pub async fn letters(
         &self,
         operator: &Operator,
         query: LettersQuery,
-        through: Option<Timestamp>,
     ) -> Result<Page<DeadLetter>, Problem> {
         let state = self;
         let shared = &state.shared;
@@ -99,7 +96,7 @@ impl OperatorState {
             event_type: query.r#type,
             organization_id: query.organization_id,
             reason: query.reason.as_deref().map(Reason::of),
-            through,
+            through: None,
         };
         let mut tx = state.begin().await?;
         let rows = list_dead_letters(tx.conn(), &filter, page.rows()).await?;
@@ -118,25 +115,6 @@ impl OperatorState {
         let groups = dead_letter_groups(tx.conn()).await?;
         enter(tx, entry).await?;
         Ok(groups)
-    }
-
-    /// How many dead letters match, and when the last of them was dead-lettered.
-    pub async fn count_letters(
-        &self,
-        event_type: Option<String>,
-        organization_id: Option<Uuid>,
-        reason: Option<String>,
-    ) -> Result<(i64, Option<Timestamp>), Problem> {
-        let filter = DeadLetterFilter {
-            event_type,
-            organization_id,
-            reason: reason.as_deref().map(Reason::of),
-            ..DeadLetterFilter::default()
-        };
-        let mut tx = self.begin().await?;
-        let count = count_dead_letters(tx.conn(), &filter).await?;
-        tx.commit().await?;
-        Ok(count)
     }
 
     /// Discards a dead letter; false if there is none.

@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::IntoParams;
@@ -23,6 +24,12 @@ pub struct EventsQuery {
     pub r#type: Option<String>,
     pub organization_id: Option<Uuid>,
     pub processed: Option<bool>,
+    /// Those received from this time on.
+    #[param(value_type = Option<String>, format = DateTime)]
+    pub since: Option<Timestamp>,
+    /// Those received before this time.
+    #[param(value_type = Option<String>, format = DateTime)]
+    pub until: Option<Timestamp>,
     #[serde(default)]
     #[param(inline)]
     pub limit: Limit,
@@ -44,6 +51,8 @@ impl ListQuery for EventsQuery {
             "type": self.r#type,
             "organizationId": self.organization_id,
             "processed": self.processed,
+            "since": self.since,
+            "until": self.until,
         })
     }
 }
@@ -82,6 +91,8 @@ impl OperatorState {
             event_type: query.r#type,
             organization_id: query.organization_id,
             processed: query.processed,
+            since: query.since,
+            until: query.until,
         };
         let mut tx = state.begin().await?;
         let rows = inspect::page(tx.conn(), &filter, page.rows()).await?;

@@ -1,11 +1,13 @@
-//! `/api/operator/webhook-events` and `/api/operator/dead-letters`. Every access
+//! `/api/operator/webhook-events`, `/dead-letters` and `/bulk-actions`. Every access
 //! is in the audit log: of the event's organization, or of the operators if it
 //! has none.
 
+mod bulk;
 mod dead_letters;
 mod events;
 mod replays;
 
+pub use bulk::BulkList;
 pub use dead_letters::{LettersQuery, is_dead};
 pub use events::EventsQuery;
 pub use replays::ReplayedEvent;
@@ -41,6 +43,12 @@ pub fn routes() -> Routes<OperatorState> {
         .route(routes!(dead_letters::discard), operator())
         .route(routes!(replays::one), operator())
         .route(routes!(replays::many), operator())
+        .route(routes!(replays::rehearsal), operator())
+        .route(routes!(bulk::list), operator())
+        .route(routes!(bulk::start), operator())
+        .route(routes!(bulk::matching), operator())
+        .route(routes!(bulk::show), operator())
+        .route(routes!(bulk::stop), operator())
 }
 
 /// The position of an event or a dead letter in its list.

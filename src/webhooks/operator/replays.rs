@@ -14,6 +14,7 @@ use crate::server::extract::{self, Path};
 use crate::server::pagination::page::{Limit, ListQuery, Page};
 use crate::server::problem::Problem;
 use crate::tenancy::auth::Operator;
+use crate::webhooks::dead_letters::rehearsal::{self, Rehearsed};
 use crate::webhooks::dead_letters::replay::{self, Replayed};
 use crate::webhooks::inspect;
 use crate::webhooks::{DeadLetterFilter, list_dead_letters};
@@ -66,8 +67,40 @@ impl OperatorState {
     }
 
     /// What a replay would come to; nothing is changed.
-    pub async fn rehearse(&self, event_id: String) -> Result<Replayed, Problem> {
-        Ok(replay::rehearse_apart(self.processor.clone(), event_id).await?)
+    pub async fn rehearse(
+        &self,
+        event_id: String,
+        operator: &Operator,
+    ) -> Result<Rehearsed, Problem> {
+        let processor = self.processor.clone();
+        Ok(rehearsal::rehearse_apart(processor, event_id, operator.clone()).await?)
+    }
+}
+
+/// Rehearse the replay of a dead letter or a processed event
+///
+/// Its handler runs in a transaction that is rolled back. The answer has the rows that would be
+/// added, changed or removed, and the entries of the audit log. It does not have what follows later:
+/// events out, calls to Stripe, other events that are woken.
+#[utoipa::path(
+    post,
+    path = "/api/operator/webhook-events/{id}/rehearse",
+    operation_id = "rehearseWebhookEvent",
+    tag = "Operators",
+    params(("id" = String, Path, description = "Stripe's id.", example = "evt_1")),
+    responses((status = 200, description = "What a replay would come to.", body = Rehearsed)),
+)]
+pub async fn rehearsal(
+    State(state): State<OperatorState>,
+    operator: Operator,
+    Path(id): Path<String>,
+) -> Result<Json<Rehearsed>, Problem> {
+    let rehearsed = state.rehearse(id, &operator).await?;
+    match rehearsed.result {
+        Replayed::Unknown => Err(Problem::not_found(
+            "no such event; list the events to see which exist",
+        )),
+        _ => Ok(Json(rehearsed)),
     }
 }
 

@@ -63,20 +63,25 @@ pub async fn page(
         .collect())
 }
 
-/// How many match, and when the last of them was dead-lettered.
+/// How many match, up to `limit`, and when the last of them was dead-lettered.
 pub async fn count(
     conn: &mut PgConnection,
     filter: &Filter,
+    limit: i64,
 ) -> Result<(i64, Option<Timestamp>), sqlx::Error> {
     let row = sqlx::query!(
         r#"SELECT count(*) AS "count!", max(dead_lettered_at) AS last
-             FROM webhook_dead_letter_queue
-            WHERE ($1::text IS NULL OR event_type = $1)
-              AND ($2::uuid IS NULL OR organization_id = $2)
-              AND ($3::text IS NULL OR error_message ~ $3)"#,
+             FROM (SELECT dead_lettered_at FROM webhook_dead_letter_queue
+                    WHERE ($1::text IS NULL OR event_type = $1)
+                      AND ($2::uuid IS NULL OR organization_id = $2)
+                      AND ($3::text IS NULL OR error_message ~ $3)
+                      AND ($4::timestamptz IS NULL OR dead_lettered_at <= $4)
+                    LIMIT $5) matching"#,
         filter.event_type,
         filter.organization_id,
-        filter.reason.as_ref().map(Reason::pattern)
+        filter.reason.as_ref().map(Reason::pattern),
+        filter.through.map(|time| time.to_sqlx()) as _,
+        limit
     )
     .fetch_one(conn)
     .await?;

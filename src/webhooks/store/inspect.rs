@@ -37,6 +37,10 @@ pub struct EventFilter {
     pub event_type: Option<String>,
     pub organization_id: Option<Uuid>,
     pub processed: Option<bool>,
+    /// Those received from this time on.
+    pub since: Option<jiff::Timestamp>,
+    /// Those received before this time.
+    pub until: Option<jiff::Timestamp>,
     pub before: Option<(jiff::Timestamp, String)>,
 }
 
@@ -84,6 +88,8 @@ macro_rules! page_of {
                          AND ($2::uuid IS NULL OR organization_id = $2)
                          AND ($3::boolean IS NULL OR processed = $3)
                          AND received_at <= coalesce($4::timestamptz, 'infinity')
+                         AND received_at >= coalesce($7::timestamptz, '-infinity')
+                         AND received_at < coalesce($8::timestamptz, 'infinity')
                          AND ($4 IS NULL OR (received_at, stripe_event_id) < ($4, $5))
                        ORDER BY received_at DESC, stripe_event_id DESC LIMIT $6)"
             $(+ " UNION ALL
@@ -93,6 +99,8 @@ macro_rules! page_of {
                          AND ($2::uuid IS NULL OR organization_id = $2)
                          AND ($3::boolean IS NULL OR processed = $3)
                          AND received_at <= coalesce($4::timestamptz, 'infinity')
+                         AND received_at >= coalesce($7::timestamptz, '-infinity')
+                         AND received_at < coalesce($8::timestamptz, 'infinity')
                          AND ($4 IS NULL OR (received_at, stripe_event_id) < ($4, $5))
                        ORDER BY received_at DESC, stripe_event_id DESC LIMIT $6)")*
             + ") parts
@@ -102,7 +110,9 @@ macro_rules! page_of {
             $filter.processed,
             before.map(|(time, _)| time.to_sqlx()) as _,
             before.map(|(_, id)| id.as_str()),
-            $limit
+            $limit,
+            $filter.since.map(|time| time.to_sqlx()) as _,
+            $filter.until.map(|time| time.to_sqlx()) as _
         )
         .fetch_all($conn)
         .await

@@ -1,6 +1,8 @@
 //! SQL of the webhook event log.
 
+pub mod bulk;
 pub mod dead_letters;
+pub mod differences;
 pub mod inspect;
 pub mod leases;
 mod rehearsal;

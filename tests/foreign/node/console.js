@@ -87,6 +87,11 @@ async function pass(browser, name, options, asked, found) {
   await letter.click();
   await heading(asked.event[name]);
   await look('dead-letter');
+  await page.getByRole('button', { name: /^Try it/ }).click();
+  await page.getByRole('heading', { name: 'A replay would succeed: applied' }).waitFor();
+  await look('tried');
+  await page.getByRole('link', { name: 'The event' }).click();
+  await heading(asked.event[name]);
   await page.getByRole('button', { name: 'Replay', exact: true }).click();
   await page.getByRole('heading', { name: 'Replay this event?' }).waitFor();
   await look('asked');
@@ -103,12 +108,42 @@ async function pass(browser, name, options, asked, found) {
   await page.getByRole('link', { name: asked.organization }).click();
   await heading(asked.organization);
   await look('organization');
+  await page.getByRole('link', { name: 'its timeline' }).click();
+  await heading('Timeline');
+  await look('timeline');
+  await page.getByRole('link', { name: 'The organization' }).click();
+  await heading(asked.organization);
+  await page.locator('a[href$="/quotas/api_calls"]').first().click();
+  await heading('Quota api_calls');
+  await look('override');
+  await page.getByRole('link', { name: 'The organization' }).click();
+  await heading(asked.organization);
   await page.getByRole('link', { name: 'api_calls' }).first().click();
   await heading('Explain');
   await look('explain');
   await page.getByRole('link', { name: 'Webhooks in' }).click();
   await heading('Webhooks in');
   await look('webhooks');
+  await page.getByLabel('Status').selectOption('processed');
+  await page.getByRole('button', { name: 'Find' }).click();
+  await page.getByRole('button', { name: 'Replay all that match' }).click();
+  await page.getByRole('heading', { name: /^Replay \d+ processed events\?$/ }).waitFor();
+  await look('bulk-asked');
+  await page.getByRole('button', { name: 'Replay them' }).click();
+  await heading('Replay of processed events');
+  await look('bulk');
+  const done = page.getByRole('heading', { name: 'Done', exact: true });
+  if (scripts) {
+    // It comes by itself.
+    await done.waitFor({ timeout: 30000 });
+  } else {
+    for (let n = 0; n < 60 && !(await done.isVisible()); n += 1) {
+      await new Promise((resolve) => { setTimeout(resolve, 500); });
+      await page.reload();
+    }
+    await done.waitFor({ timeout: 1000 });
+  }
+  await look('bulk-done');
   await page.getByRole('link', { name: 'Audit log', exact: true }).click();
   await heading('Audit log');
   await look('audit-log');

@@ -2,9 +2,8 @@
 
 use reqwest::Method;
 
+use super::bulk::BULK;
 use super::{Browser, Desk, OPERATOR, READER, is_ok};
-
-const LETTERS: &str = "/console/dead-letters";
 
 #[tokio::test]
 async fn a_form_needs_the_token_of_its_own_session() {
@@ -15,7 +14,7 @@ async fn a_form_needs_the_token_of_its_own_session() {
     let own = one.get("/console").await.form_token();
     let others = other.get("/console").await.form_token();
     assert_ne!(own, others);
-    for path in ["/console/webhooks/evt_1", LETTERS, "/console/sign-out"] {
+    for path in ["/console/webhooks/evt_1", BULK, "/console/sign-out"] {
         for token in ["", "0", &*others] {
             let form = [("csrf", token), ("do", "discard")];
             let page = one.send(Method::POST, path, &form).await;
@@ -69,8 +68,15 @@ async fn a_read_only_operator_sees_no_buttons_and_is_refused() {
         let acts = page.text.matches("method=\"post\"").count();
         assert_eq!(acts, 1, "{path} has the form to sign out alone");
     }
-    for path in ["/console/webhooks/evt_2", LETTERS] {
-        for act in ["ask-replay", "rehearse", "replay", "ask-discard", "discard"] {
+    for path in ["/console/webhooks/evt_2", BULK] {
+        for act in [
+            "ask-replay",
+            "rehearse",
+            "replay",
+            "ask-discard",
+            "discard",
+            "start",
+        ] {
             let page = reader.post(path, &[("do", act)]).await;
             assert_eq!(page.status, 403, "{path} {act}");
             assert!(page.text.contains("operator.read"), "{}", page.text);
@@ -94,116 +100,33 @@ async fn a_dead_letter_is_tried_then_replayed_and_each_step_is_entered() {
         "{}",
         page.text
     );
+    for said in [
+        "billing_subscriptions",
+        "sub_evt_1",
+        "plan_tier",
+        "subscription_created",
+        "What this cannot show",
+    ] {
+        assert!(page.text.contains(said), "{said}: {}", page.text);
+    }
     assert_eq!(desk.dead_letters().await, 1, "nothing is kept");
+    assert_eq!(desk.entries("webhook_event_rehearsed", OPERATOR).await, 2);
 
     let page = browser.post(path, &[("do", "ask-replay")]).await;
     assert!(page.text.contains("Replay this event?"), "{}", page.text);
     assert_eq!(desk.dead_letters().await, 1, "it asks first");
     let page = browser.post(path, &[("do", "replay")]).await;
     assert!(page.text.contains("Replayed: applied"), "{}", page.text);
+    let page = browser.get(path).await;
+    for said in ["What it changed", "subscription_created", "standard"] {
+        assert!(page.text.contains(said), "{said}: {}", page.text);
+    }
     assert_eq!(desk.dead_letters().await, 0);
     assert_eq!(desk.entries("webhook_event_replayed", OPERATOR).await, 1);
     assert!(
         desk.entries("webhook_event_shown", OPERATOR).await >= 1,
         "beside the question"
     );
-}
-
-#[tokio::test]
-async fn all_that_match_are_counted_and_asked_about_and_no_others_are_touched() {
-    let desk = Desk::open().await;
-    desk.deliver("cus_2", &["evt_1", "evt_2"]).await;
-    desk.deliver("cus_3", &["evt_3"]).await;
-    desk.service
-        .db
-        .execute(
-            "UPDATE webhook_dead_letter_queue SET error_message = 'another (fault) [a.b*]'
-              WHERE stripe_event_id = 'evt_2'",
-        )
-        .await;
-    let mut browser = Browser::of(&desk.service, OPERATOR).await;
-    let page = browser.get(LETTERS).await;
-    is_ok(&page);
-    assert!(
-        page.text.contains("another (fault) [a.b*]"),
-        "{}",
-        page.text
-    );
-    let filter = [("reason", "another (fault) [a.b*]"), ("do", "ask-discard")];
-    let page = browser.post(LETTERS, &filter).await;
-    assert!(
-        page.text.contains("Discard 1 dead letter?"),
-        "{}",
-        page.text
-    );
-    assert_eq!(desk.dead_letters().await, 3, "it asks first");
-    let through = page.through();
-    let filter = [
-        ("reason", "another (fault) [a.b*]"),
-        ("through", &*through),
-        ("do", "discard"),
-    ];
-    let page = browser.post(LETTERS, &filter).await;
-    assert!(page.text.contains("1 of 1 discarded"), "{}", page.text);
-    assert_eq!(desk.dead_letters().await, 2);
-    assert_eq!(desk.entries("webhook_event_discarded", OPERATOR).await, 1);
-
-    // The two that are left wait for different customers, and failed for one reason.
-    let error = "SELECT error_message FROM webhook_dead_letter_queue ORDER BY 1 LIMIT 1";
-    let error = desk.service.db.value(error).await;
-    let filter = [("reason", &*error), ("do", "ask-replay")];
-    let page = browser.post(LETTERS, &filter).await;
-    assert!(
-        page.text.contains("Replay 2 dead letters?"),
-        "{}",
-        page.text
-    );
-    desk.service.db.organization("cus_2").await;
-    let through = page.through();
-    let filter = [
-        ("reason", &*error),
-        ("through", &*through),
-        ("do", "replay"),
-    ];
-    let page = browser.post(LETTERS, &filter).await;
-    assert!(page.text.contains("1 of 2 replayed"), "{}", page.text);
-    assert_eq!(desk.dead_letters().await, 1);
-    assert_eq!(desk.entries("webhook_event_replayed", OPERATOR).await, 2);
-}
-
-#[tokio::test]
-async fn what_was_counted_is_done_once_however_often_the_form_is_sent() {
-    let desk = Desk::open().await;
-    desk.deliver("cus_2", &["evt_1", "evt_2"]).await;
-    let mut browser = Browser::of(&desk.service, OPERATOR).await;
-    let asked = browser.post(LETTERS, &[("do", "ask-discard")]).await;
-    assert!(
-        asked.text.contains("Discard 2 dead letters?"),
-        "{}",
-        asked.text
-    );
-    desk.deliver("cus_3", &["evt_3"]).await;
-    let (once, through) = (asked.once(), asked.through());
-    let form = [("through", &*through), ("do", "discard")];
-    let first = browser.post_to(&once, &form).await;
-    assert!(first.text.contains("2 of 2 discarded"), "{}", first.text);
-    assert_eq!(
-        desk.dead_letters().await,
-        1,
-        "what came later was not counted"
-    );
-
-    desk.deliver("cus_2", &["evt_4"]).await;
-    let again = browser.post_to(&once, &form).await;
-    assert_eq!(again.text, first.text, "what came of it is shown again");
-    assert_eq!(desk.dead_letters().await, 2);
-    assert_eq!(desk.entries("webhook_event_discarded", OPERATOR).await, 2);
-
-    let no_key = browser.post_to(LETTERS, &form).await;
-    assert_eq!(no_key.status, 403, "{}", no_key.text);
-    let not_counted = browser.post(LETTERS, &[("do", "discard")]).await;
-    assert_eq!(not_counted.status, 400, "{}", not_counted.text);
-    assert_eq!(desk.dead_letters().await, 2);
 }
 
 #[tokio::test]
@@ -233,7 +156,7 @@ async fn a_reason_takes_its_own_group_and_no_word_for_an_id() {
         ("no cus_abc is here", "Discard 1 dead letter?"),
     ] {
         let form = [("reason", reason), ("do", "ask-discard")];
-        let page = browser.post(LETTERS, &form).await;
+        let page = browser.post(BULK, &form).await;
         assert!(page.text.contains(asked), "{reason}: {}", page.text);
     }
 }

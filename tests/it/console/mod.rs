@@ -2,8 +2,11 @@
 
 mod accounts;
 mod browser;
+mod bulk;
 mod forms;
 mod operators;
+mod organization;
+mod overrides;
 mod pages;
 mod sessions;
 mod sign_on;
@@ -165,10 +168,14 @@ const OWNER: &str = "owner@example.com";
 
 impl Desk {
     async fn open() -> Self {
-        let options = Options {
+        Self::with(Options {
             max_retries: 0,
             ..Options::default()
-        };
+        })
+        .await
+    }
+
+    async fn with(options: Options) -> Self {
         let service = TestService::with(options).await;
         let organization = service.db.organization("cus_1").await;
         let desk = Self {
@@ -235,9 +242,12 @@ impl Desk {
             "/console/webhooks/evt_1".to_owned(),
             "/console/webhooks/evt_2".to_owned(),
             "/console/dead-letters".to_owned(),
+            "/console/bulk-actions".to_owned(),
             "/console/organizations".to_owned(),
             "/console/organizations?query=cus_1".to_owned(),
             format!("/console/organizations/{organization}"),
+            format!("/console/organizations/{organization}/timeline"),
+            format!("/console/organizations/{organization}/quotas/api_calls"),
             "/console/explain".to_owned(),
             "/console/explain?event=evt_1".to_owned(),
             format!("/console/explain?org={organization}&metric=api_calls"),

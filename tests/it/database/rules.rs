@@ -36,7 +36,8 @@ WITH relations AS (
                      'webhook_dead_letter_sources', 'plan_versions', 'billing_prices',
                      'plan_version_prices', 'catalogue_metrics', 'catalogue_addons', 'trial_cards', 'stripe_meter_errors',
                      'outbound_endpoints', 'stripe_imports', 'operator_api_keys',
-                     'operator_second_factors', 'operator_recovery_codes') AS without_tenant,
+                     'operator_second_factors', 'operator_recovery_codes',
+                     'webhook_bulk_actions') AS without_tenant,
          relname IN ('webhook_events', 'webhook_dead_letter_queue') AS by_bucket
     FROM relations WHERE relkind IN ('r', 'p')
 ), functions AS (

@@ -128,6 +128,8 @@ impl Tenant {
         over_limit: Option<OverLimit>,
     ) {
         let command = SetQuota {
+            reason: None,
+            expires_at: None,
             organization_id: self.organization,
             metric: metric.to_owned(),
             limit: QuotaLimit::parse(limit).unwrap(),

@@ -197,6 +197,11 @@ fn body_of(path: &str) -> &'static [(&'static str, &'static str)] {
         "/api/operator/dead-letters/replay" => {
             &[("type", "\"a\""), ("limit", "5"), ("cursor", "null")]
         }
+        "/api/operator/bulk-actions" => &[
+            ("action", "\"replay_dead_letters\""),
+            ("filter", "{}"),
+            ("through", "null"),
+        ],
         "/api/operator/organizations/{organization}/quotas/{metric}" => {
             &[("limit", "\"5000\""), ("overLimit", "\"overage\"")]
         }
@@ -234,9 +239,24 @@ fn query_of(path: &str) -> &'static [&'static str] {
             "limit",
             "cursor",
         ],
-        "/api/operator/webhook-events" => {
-            &["type", "organizationId", "processed", "limit", "cursor"]
-        }
+        "/api/operator/webhook-events" => &[
+            "type",
+            "organizationId",
+            "processed",
+            "since",
+            "until",
+            "limit",
+            "cursor",
+        ],
+        "/api/operator/organizations/{organization}/timeline" => &["kind", "limit", "cursor"],
+        "/api/operator/bulk-actions/matching" => &[
+            "action",
+            "type",
+            "organizationId",
+            "reason",
+            "since",
+            "until",
+        ],
         "/api/operator/dead-letters" => &["type", "organizationId", "limit", "cursor"],
         "/api/operator/users" => &["organizationId", "limit", "cursor"],
         "/api/operator/explain" => &[

@@ -1,6 +1,7 @@
 //! From a stored event to billing state.
 
 mod answers;
+pub mod bulk;
 mod charges;
 mod claims;
 mod concurrency;

@@ -94,7 +94,13 @@ async fn delete_overrides(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
         "DELETE FROM feature_overrides WHERE organization_id = $1",
         organization_id
     );
-    Ok(overrides.execute(tx.conn()).await?.rows_affected())
+    let features = overrides.execute(tx.conn()).await?.rows_affected();
+    let quotas = sqlx::query!(
+        "UPDATE usage_quota_overrides SET reason = NULL
+          WHERE organization_id = $1 AND reason IS NOT NULL",
+        organization_id
+    );
+    Ok(features + quotas.execute(tx.conn()).await?.rows_affected())
 }
 
 /// Stripe's errors may quote what they are about.

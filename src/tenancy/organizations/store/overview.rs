@@ -177,6 +177,7 @@ async fn quotas(conn: &mut PgConnection, id: Uuid) -> Result<Vec<Value>, sqlx::E
                   'overageRate', q.overage_rate::text,
                   'override', (SELECT jsonb_build_object('quota', o.quota::text,
                               'unlimited', o.unlimited, 'overLimit', o.over_limit,
+                              'reason', o.reason, 'expiresAt', o.expires_at, 'setBy', o.set_by,
                               'updatedAt', o.updated_at)
                      FROM usage_quota_overrides o
                     WHERE o.organization_id = q.organization_id AND o.metric = q.metric)) AS "row!: Value"

@@ -160,3 +160,70 @@ async fn a_letter_that_is_replayed_twice_at_once_has_one_effect() {
     assert_eq!(desk.service.db.count(effects).await, 1);
     assert_eq!(desk.service.db.count("webhook_dead_letter_queue").await, 2);
 }
+
+#[tokio::test]
+async fn a_rehearsal_says_what_a_replay_would_change_and_changes_nothing() {
+    let desk = with_letters().await;
+    let rehearse = |id: &'static str| async {
+        let path = format!("/webhook-events/{id}/rehearse");
+        desk.ask(Method::POST, &path, None).await
+    };
+    let (status, failed) = rehearse("evt_1").await;
+    assert_eq!((status, &failed["result"]), (200, &json!("failed")));
+    assert_eq!(failed["changes"], json!([]), "{failed}");
+    let organization = desk.service.db.organization("cus_2").await;
+
+    let (status, tried) = rehearse("evt_1").await;
+    assert_eq!((status, &tried["outcome"]), (200, &json!("applied")));
+    let of = |table: &str| {
+        let changes = tried["changes"].as_array().unwrap().iter();
+        let mut changes = changes.filter(|change| change["table"] == table);
+        changes
+            .next()
+            .unwrap_or_else(|| panic!("{table}: {tried:#}"))
+            .clone()
+    };
+    let added = of("billing_subscriptions");
+    assert_eq!(
+        (&added["row"], &added["change"]),
+        (&json!("sub_evt_1"), &json!("added"))
+    );
+    let plan = of("organizations");
+    assert_eq!(plan["change"], "changed");
+    let columns = plan["columns"].as_array().unwrap();
+    let tier = json!({"column": "plan_tier", "before": "free", "after": "standard"});
+    assert!(columns.contains(&tier), "{plan:#}");
+    assert_eq!(of("usage_quotas")["change"], "changed");
+    let entries = tried["entries"].as_array().unwrap();
+    let actions: Vec<&str> = entries
+        .iter()
+        .map(|one| one["action"].as_str().unwrap())
+        .collect();
+    assert!(actions.contains(&"subscription_created"), "{actions:?}");
+
+    let db = &desk.service.db;
+    assert_eq!(db.count("billing_subscriptions").await, 0);
+    assert_eq!(db.count("webhook_dead_letter_queue").await, 3);
+    let tier = "organizations WHERE stripe_customer_id = 'cus_2' AND plan_tier = 'free'";
+    let tier = tier.replace(
+        "stripe_customer_id = 'cus_2'",
+        &format!("id = '{organization}'"),
+    );
+    assert_eq!(db.count(&tier).await, 1);
+
+    // The replay does what the rehearsal said.
+    desk.ask(Method::POST, "/dead-letters/evt_1/replay", None)
+        .await;
+    let entered = format!(
+        "SELECT string_agg(action, ' ' ORDER BY sequence) FROM billing_audit_log
+          WHERE organization_id = '{organization}' AND actor_type = 'webhook'"
+    );
+    assert_eq!(db.value(&entered).await, actions.join(" "));
+    // Again it changes nothing but when it was written.
+    let (_, again) = rehearse("evt_1").await;
+    assert_eq!(again["result"], "succeeded", "{again}");
+    problem(404, "not_found")(rehearse("evt_none").await);
+    let entered = desk.entries(organization).await;
+    let rehearsed = "webhook_event_rehearsed evt_1".to_owned();
+    assert!(entered.contains(&rehearsed), "{entered:?}");
+}

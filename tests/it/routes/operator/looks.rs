@@ -19,6 +19,8 @@ const KEY: &str = "019aab70-0000-7000-8000-000000000005";
 fn session() -> String {
     auth::id_of_token("session").to_string()
 }
+/// What is to be done with all that match, by a replica that is not there.
+const BULK: &str = "019aab70-0000-7000-8000-000000000006";
 
 /// A path of the template, and a body, for which the route answers 2xx.
 fn request(desk: &Desk, method: &str, template: &str) -> (String, Option<Value>) {
@@ -32,12 +34,14 @@ fn request(desk: &Desk, method: &str, template: &str) -> (String, Option<Value>)
         .replace("{user}", USER)
         .replace("{key}", KEY)
         .replace("{session}", &session())
+        .replace("{bulkAction}", BULK)
         // The one that goes is another one.
         .replace("{endpoint}", if method == "DELETE" { GOES } else { STAYS });
     let (id, body) = match (method, template) {
         ("GET", "/api/operator/webhook-events/{id}") => ("evt_1", None),
         ("GET", "/api/operator/dead-letters/{id}") => ("evt_2", None),
         ("POST", "/api/operator/dead-letters/{id}/replay") => ("evt_3", None),
+        ("POST", "/api/operator/webhook-events/{id}/rehearse") => ("evt_1", None),
         ("DELETE", "/api/operator/dead-letters/{id}") => ("evt_4", None),
         ("POST", "/api/operator/dead-letters/replay") => ("", Some(json!({"eventIds": ["evt_5"]}))),
         ("PUT", "/api/operator/organizations/{organization}/quotas/{metric}") => {
@@ -62,6 +66,12 @@ fn request(desk: &Desk, method: &str, template: &str) -> (String, Option<Value>)
         ("POST", "/api/operator/operator-keys") => ("", Some(json!({"role": "operator.read"}))),
         ("POST", _) if template.ends_with("-keys") => {
             ("", Some(json!({"scopes": ["usage.write"]})))
+        }
+        ("POST", "/api/operator/bulk-actions") => {
+            ("", Some(json!({"action": "replay_dead_letters"})))
+        }
+        ("GET", "/api/operator/bulk-actions/matching") => {
+            return (format!("{path}?action=replay_dead_letters"), None);
         }
         ("GET", "/api/operator/explain") => return (format!("{path}?event=evt_1"), None),
         _ if template.contains("{id}") => panic!("say here what {method} {template} is about"),
@@ -113,6 +123,13 @@ async fn each_look_and_each_change_is_entered_with_who_and_from_where() {
             organization = desk.organization
         ))
         .await;
+    desk.service
+        .db
+        .execute(&format!(
+            "INSERT INTO webhook_bulk_actions (id, action, filter, counted, through, lease_expires_at)
+               VALUES ('{BULK}', 'replay_events', '{{}}', 1, now(), 'infinity')"
+        ))
+        .await;
     let entered = "billing_audit_log l JOIN billing_audit_personal_data p ON p.entry_id = l.id
                   WHERE metadata->>'operator' = 'true' AND actor_type = 'user'
                     AND p.user_agent = 'desk' AND p.ip_address = '127.0.0.1'
@@ -129,8 +146,10 @@ async fn each_look_and_each_change_is_entered_with_who_and_from_where() {
         let (path, body) = request(&desk, method.as_str(), &route.path);
         let before = desk.service.db.count(entered).await;
         let (status, answer) = desk.ask(method.clone(), &path, body).await;
+        // There is no Stripe here to compare with, and the look is entered.
+        let asks_stripe = path.ends_with("/drift") && status == 503;
         assert!(
-            (200..300).contains(&status),
+            (200..300).contains(&status) || asks_stripe,
             "{method} {path}: {status} {answer}"
         );
         let after = desk.service.db.count(entered).await;

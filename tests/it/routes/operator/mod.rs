@@ -2,6 +2,7 @@
 //! the audit log has of it.
 
 mod access;
+mod bulk;
 mod dead_letters;
 mod events;
 mod features;
