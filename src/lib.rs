@@ -24,6 +24,7 @@ pub mod migrations;
 pub mod outbox;
 pub mod payment_methods;
 pub mod projection;
+pub mod reporting;
 pub mod server;
 pub mod state;
 pub mod stripe;

@@ -33,7 +33,7 @@ use crate::tenancy::{audit_log, organizations};
 use crate::webhooks::endpoint::Endpoint;
 use crate::webhooks::operator::OperatorState;
 use crate::webhooks::worker::Processor;
-use crate::{invoices, outbox, payment_methods, webhooks};
+use crate::{invoices, outbox, payment_methods, reporting, webhooks};
 
 /// What the handlers need.
 pub struct Api {
@@ -123,6 +123,7 @@ fn features() -> Unbound<Api> {
                 config: api.outbound.clone(),
             }),
         )
+        .merge(reporting::routes::routes().of(|api: &Api| api.shared.clone()))
         .merge(console::routes().of(|api: &Api| Arc::new(api.console())))
 }
 

@@ -10,6 +10,7 @@ use crate::maintenance::retention;
 use crate::metering::{charges, grace, ledger, quotas, reports};
 use crate::outbox;
 use crate::projection;
+use crate::reporting;
 use crate::server::budget::{Class, Doing, Shortage};
 use crate::subscriptions::{self, DriftKind, Findings};
 use crate::telemetry::metrics::{self, Labels};
@@ -30,6 +31,7 @@ pub fn of_service(catalogue: &Catalogue, missing: u32) -> PrometheusHandle {
             .chain(features::audit_actions())
             .chain(explain::audit_actions())
             .chain(outbox::audit_actions())
+            .chain(reporting::audit_actions())
             .chain(console::audit_actions()),
     );
     metrics::of_service(

@@ -21,6 +21,7 @@ use crate::metering::ledger::{self, Ledger};
 use crate::metering::{grace, quotas};
 use crate::migrations::Gate;
 use crate::outbox::{publisher, sender};
+use crate::reporting::journal;
 use crate::subscriptions::{self, CHECK_EVERY, SETTLE_EVERY, Subscriptions, VanishedPlans};
 use crate::tenancy::auth::issued::{self, Issuer};
 
@@ -99,6 +100,10 @@ impl Parts {
             return;
         }
         self.register_metering(background);
+        let pool = self.pool.clone();
+        self.writing(background, "revenue journal", journal::PERIOD, move || {
+            book_revenue(pool.clone())
+        });
         self.register_outbox(serve, background);
         let (pool, stop) = (self.pool.clone(), self.stop.clone());
         let kept = serve.retention;
@@ -212,6 +217,14 @@ async fn sweep_grace_periods(pool: PgPool) -> Result<Next, sqlx::Error> {
     let ended = grace::sweep(&pool).await?;
     if ended > 0 {
         tracing::info!(ended, "Grace periods ended");
+    }
+    Ok(Next::AfterPeriod)
+}
+
+async fn book_revenue(pool: PgPool) -> Result<Next, sqlx::Error> {
+    let movements = journal::run(&pool).await?;
+    if movements > 0 {
+        tracing::debug!(movements, "Movements of recurring revenue booked");
     }
     Ok(Next::AfterPeriod)
 }

@@ -5,6 +5,7 @@
 mod audit_log;
 mod dead_letters;
 mod explained;
+mod figures;
 mod home;
 mod organization;
 mod organizations;
@@ -117,6 +118,37 @@ pub fn routes() -> Routes<Arc<Console>> {
             read.clone(),
             explained::PATH,
             get(explained::page),
+            browsers,
+        )
+        .page(read.clone(), figures::PATH, get(figures::page), browsers)
+        .page(
+            read.clone(),
+            figures::MONTHS_CSV,
+            get(figures::months_csv),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            figures::MOVEMENTS,
+            get(figures::movements),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            figures::MOVEMENTS_CSV,
+            get(figures::movements_csv),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            figures::CUSTOMERS,
+            get(figures::customers),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            figures::CUSTOMERS_CSV,
+            get(figures::customers_csv),
             browsers,
         )
         .page(

@@ -74,12 +74,13 @@ pub struct Section {
     pub current: bool,
 }
 
-const SECTIONS: [(&str, &str); 6] = [
+const SECTIONS: [(&str, &str); 7] = [
     ("/console", "Home"),
     (super::webhooks::PATH, "Webhooks in"),
     (super::dead_letters::PATH, "Dead letters"),
     (super::organizations::PATH, "Organizations"),
     (super::explained::PATH, "Explain"),
+    (super::figures::PATH, "Figures"),
     (super::audit_log::PATH, "Audit log"),
 ];
 
@@ -199,6 +200,11 @@ pub enum Block {
     Grid(Grid),
     Filter(Filter),
     Form(Form),
+    /// What is above, as a file.
+    Download {
+        href: String,
+        text: &'static str,
+    },
     /// Text as it is, byte for byte.
     Code {
         title: String,

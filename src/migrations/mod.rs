@@ -95,6 +95,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260123040000", "settled_holds"),
     ("20260124010000", "subscription_lookup"),
     ("20260124020000", "audit_log_order"),
+    ("20260129010000", "business_figures"),
 ];
 
 /// A migration and its state in the database.

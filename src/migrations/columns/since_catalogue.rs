@@ -246,4 +246,19 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
             ("usage_events", "taken_back taken_back_at"),
         ],
     ),
+    (
+        "20260129010000_business_figures",
+        &[
+            (
+                "billing_revenue_balances",
+                "organization_id currency amount discounted_amount sequence occurred_at",
+            ),
+            (
+                "billing_revenue_movements",
+                "organization_id currency sequence kind before_amount after_amount occurred_at \
+                 booked_at stripe_subscription_id stripe_event_id",
+            ),
+            ("billing_revenue_journal", "name ran_at compared_at"),
+        ],
+    ),
 ];

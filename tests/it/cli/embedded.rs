@@ -75,6 +75,8 @@ const COMMANDS: &[&[&str]] = &[
     &["plans", "diff"],
     &["plans", "migrate", "--plan", "standard", "--to", "1"],
     &["explain", "evt_1"],
+    &["figures", "show"],
+    &["figures", "months"],
     &["features", "list", "--organization", ORGANIZATION],
     &[
         "features",
