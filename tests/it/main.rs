@@ -21,6 +21,7 @@ mod metering;
 mod operations;
 mod outbox;
 mod resilience;
+mod reporting;
 mod routes;
 mod schemathesis;
 mod server;

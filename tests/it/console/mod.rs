@@ -231,6 +231,9 @@ impl Desk {
             "/console/explain".to_owned(),
             "/console/explain?event=evt_1".to_owned(),
             format!("/console/explain?org={organization}&metric=api_calls"),
+            "/console/figures".to_owned(),
+            "/console/figures/movements?month=2026-01&kind=new".to_owned(),
+            "/console/figures/customers".to_owned(),
             "/console/audit-log".to_owned(),
             format!("/console/audit-log?org={organization}&actor=user"),
         ]

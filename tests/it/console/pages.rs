@@ -62,6 +62,24 @@ async fn each_look_is_entered_with_who_and_from_where() {
             "organization_shown",
         ),
         ("/console/explain?event=evt_1".to_owned(), "explained"),
+        ("/console/figures".to_owned(), "figures_shown"),
+        ("/console/figures/months.csv".to_owned(), "figures_shown"),
+        (
+            "/console/figures/movements".to_owned(),
+            "revenue_movements_listed",
+        ),
+        (
+            "/console/figures/movements.csv".to_owned(),
+            "revenue_movements_listed",
+        ),
+        (
+            "/console/figures/customers".to_owned(),
+            "figures_customers_listed",
+        ),
+        (
+            "/console/figures/customers.csv?standing=free".to_owned(),
+            "figures_customers_listed",
+        ),
         ("/console/audit-log".to_owned(), "audit_log_listed"),
     ] {
         let before = desk.entries(action, OPERATOR).await;
@@ -168,6 +186,9 @@ async fn what_is_not_there_is_a_page_that_says_so() {
         ("/console/webhooks?made=up", 400),
         ("/console/explain?event=evt_0&metric=a", 422),
         ("/console/audit-log?since=yesterday", 400),
+        ("/console/figures/movements?month=2026-13", 400),
+        ("/console/figures/movements?kind=growth", 400),
+        ("/console/figures/customers?standing=rich", 400),
     ] {
         let page = browser.get(path).await;
         assert_eq!(page.status, status, "{path}: {}", page.text);

@@ -55,6 +55,9 @@ fn request(desk: &Desk, method: &str, template: &str) -> (String, Option<Value>)
         ("POST", _) if template.ends_with("-keys") => {
             ("", Some(json!({"scopes": ["usage.write"]})))
         }
+        ("GET", "/api/operator/figures/customers") => {
+            return (format!("{path}?standing=free"), None);
+        }
         ("GET", "/api/operator/explain") => return (format!("{path}?event=evt_1"), None),
         _ if template.contains("{id}") => panic!("say here what {method} {template} is about"),
         _ => ("", None),
