@@ -147,6 +147,10 @@ impl Api {
                 shared: self.shared.clone(),
                 rules: self.rules.clone(),
             },
+            events: outbox::routes::EventState {
+                shared: self.shared.clone(),
+                config: self.outbound.clone(),
+            },
             states: self.states.clone(),
             catalogue: self.catalogue.clone(),
             readiness: Arc::new(move || {

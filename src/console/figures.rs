@@ -40,7 +40,7 @@ const AT_RISK: &str = "Usage over the quotas in the period that runs, on no invo
     metric rounded to the minor unit.";
 
 /// An amount with thousands apart: `12,345.60 USD`.
-fn amount(minor: i64, currency: &str) -> String {
+pub fn amount(minor: i64, currency: &str) -> String {
     let text = money::major(minor, currency);
     let (whole, part) = match text.split_once('.') {
         Some((whole, part)) => (whole, format!(".{part}")),

@@ -4,11 +4,13 @@
 
 mod audit_log;
 mod dead_letters;
+mod events_out;
 mod explained;
 mod figures;
 mod home;
 mod organization;
 mod organizations;
+mod plans;
 mod query;
 mod screen;
 mod session;
@@ -27,6 +29,7 @@ use tokio::sync::Semaphore;
 
 use crate::catalogue::Catalogue;
 use crate::explain::routes::Explaining;
+use crate::outbox::routes::EventState;
 use crate::server::Shared;
 use crate::server::problem::Problem;
 use crate::server::routes::{Access, Routes, Rules, public};
@@ -47,6 +50,7 @@ pub struct Console {
     pub cookie: SessionCookie,
     pub webhooks: OperatorState,
     pub explaining: Explaining,
+    pub events: EventState,
     pub states: States,
     pub catalogue: Arc<Catalogue>,
     pub readiness: Readiness,
@@ -59,7 +63,7 @@ pub use home::Verdicts;
 
 /// The audit actions of what only the console shows.
 pub fn audit_actions() -> impl Iterator<Item = &'static str> {
-    [audit_log::LISTED, audit_log::VERIFIED].into_iter()
+    [audit_log::LISTED, audit_log::VERIFIED, plans::SHOWN].into_iter()
 }
 
 pub fn routes() -> Routes<Arc<Console>> {
@@ -120,6 +124,8 @@ pub fn routes() -> Routes<Arc<Console>> {
             get(explained::page),
             browsers,
         )
+        .merge(of_events_out(browsers))
+        .page(read.clone(), plans::PATH, get(plans::page), browsers)
         .page(read.clone(), figures::PATH, get(figures::page), browsers)
         .page(
             read.clone(),
@@ -159,6 +165,41 @@ pub fn routes() -> Routes<Arc<Console>> {
         )
         .page(act, audit_log::VERIFY, post(audit_log::verify), browsers)
         .page(read, "/console/{*rest}", get(not_found), browsers)
+}
+
+fn of_events_out(browsers: Rules) -> Routes<Arc<Console>> {
+    const ENDPOINT: &str = "/console/events-out/{endpoint}";
+    const DELIVERY: &str = "/console/events-out/deliveries/{delivery}";
+    let (read, act) = (Method::GET, Method::POST);
+    Routes::new()
+        .page(read.clone(), events_out::PATH, get(events_out::list), browsers)
+        .page(
+            act.clone(),
+            events_out::PATH,
+            post(events_out::create),
+            browsers.secret(),
+        )
+        .page(read.clone(), ENDPOINT, get(events_out::endpoint), browsers)
+        .page(
+            act.clone(),
+            ENDPOINT,
+            post(events_out::act_on_endpoint),
+            browsers,
+        )
+        .page(
+            act.clone(),
+            "/console/events-out/{endpoint}/secret",
+            post(events_out::rotate),
+            browsers.secret(),
+        )
+        .page(
+            read.clone(),
+            events_out::DELIVERIES,
+            get(events_out::deliveries),
+            browsers,
+        )
+        .page(read, DELIVERY, get(events_out::delivery), browsers)
+        .page(act, DELIVERY, post(events_out::act_on_delivery), browsers)
 }
 
 /// Browsers are led to the console; programs are told that nothing is here.

@@ -74,12 +74,14 @@ pub struct Section {
     pub current: bool,
 }
 
-const SECTIONS: [(&str, &str); 7] = [
+const SECTIONS: [(&str, &str); 9] = [
     ("/console", "Home"),
     (super::webhooks::PATH, "Webhooks in"),
     (super::dead_letters::PATH, "Dead letters"),
+    (super::events_out::PATH, "Events out"),
     (super::organizations::PATH, "Organizations"),
     (super::explained::PATH, "Explain"),
+    (super::plans::PATH, "Plans"),
     (super::figures::PATH, "Figures"),
     (super::audit_log::PATH, "Audit log"),
 ];
@@ -200,6 +202,11 @@ pub enum Block {
     Grid(Grid),
     Filter(Filter),
     Form(Form),
+    /// A form with fields.
+    Entry {
+        form: Form,
+        fields: Vec<Field>,
+    },
     /// What is above, as a file.
     Download {
         href: String,
@@ -319,7 +326,20 @@ pub struct Button {
 impl Button {
     /// Whether what a button says does something, rather than ask or try.
     pub fn acts(value: &str) -> bool {
-        matches!(value, "replay" | "discard" | "verify")
+        matches!(
+            value,
+            "replay"
+                | "discard"
+                | "verify"
+                | "create"
+                | "rotate"
+                | "test"
+                | "enable"
+                | "disable"
+                | "remove"
+                | "recover"
+                | "resend"
+        )
     }
 
     /// The address with a key of its own, where the button does something.

@@ -1,6 +1,7 @@
 //! The console, as a browser sees it: cookies, forms and pages.
 
 mod browser;
+mod events_out;
 mod forms;
 mod pages;
 mod sessions;
@@ -165,7 +166,10 @@ impl Desk {
             max_retries: 0,
             ..Options::default()
         };
-        let service = TestService::with(options).await;
+        Self::of(TestService::with(options).await).await
+    }
+
+    async fn of(service: TestService) -> Self {
         let organization = service.db.organization("cus_1").await;
         let pool = service.db.service_pool();
         for (email, role, organization_id) in [
@@ -231,6 +235,10 @@ impl Desk {
             "/console/explain".to_owned(),
             "/console/explain?event=evt_1".to_owned(),
             format!("/console/explain?org={organization}&metric=api_calls"),
+            "/console/events-out".to_owned(),
+            "/console/events-out/deliveries?status=failed".to_owned(),
+            "/console/plans".to_owned(),
+            "/console/plans?plan=standard&price=109.00&currency=usd&interval=month".to_owned(),
             "/console/figures".to_owned(),
             "/console/figures/movements?month=2026-01&kind=new".to_owned(),
             "/console/figures/customers".to_owned(),

@@ -11,5 +11,5 @@ mod listening;
 mod marks;
 mod operators;
 mod order;
-pub mod receiver;
+pub pub mod receiver;
 mod shares;
