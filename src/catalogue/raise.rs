@@ -48,9 +48,7 @@ pub fn raised(versions: &[PlanVersion], asked: &Asked) -> Vec<Raised> {
                 version: version.version,
                 subscriptions: price.subscriptions,
                 paid_amount: price.amount,
-                difference_amount: price
-                    .amount
-                    .and_then(|paid| asked.amount.checked_sub(paid)),
+                difference_amount: price.amount.and_then(|paid| asked.amount.checked_sub(paid)),
                 monthly_difference_amount: each
                     .and_then(|each| each.checked_mul(price.subscriptions)),
             }
@@ -75,12 +73,14 @@ mod tests {
     use crate::catalogue::history::PaidPrice;
 
     fn version(version: i32, prices: &[(Option<i64>, &str, Interval, i64)]) -> PlanVersion {
-        let prices = prices.iter().map(|(amount, currency, interval, subscriptions)| PaidPrice {
-            amount: *amount,
-            currency: (*currency).to_owned(),
-            interval: Some(*interval),
-            subscriptions: *subscriptions,
-        });
+        let prices = prices
+            .iter()
+            .map(|(amount, currency, interval, subscriptions)| PaidPrice {
+                amount: *amount,
+                currency: (*currency).to_owned(),
+                interval: Some(*interval),
+                subscriptions: *subscriptions,
+            });
         PlanVersion {
             plan_tier: "standard".to_owned(),
             version,
@@ -97,9 +97,24 @@ mod tests {
     fn each_version_pays_the_difference_to_its_own_fee() {
         use Interval::{Month, Year};
         let versions = [
-            version(1, &[(Some(9_900), "usd", Month, 3), (Some(9_900), "eur", Month, 5)]),
-            version(2, &[(Some(11_900), "usd", Month, 2), (Some(99_000), "usd", Year, 4)]),
-            version(3, &[(None, "usd", Month, 1), (Some(12_900), "usd", Month, 0)]),
+            version(
+                1,
+                &[
+                    (Some(9_900), "usd", Month, 3),
+                    (Some(9_900), "eur", Month, 5),
+                ],
+            ),
+            version(
+                2,
+                &[
+                    (Some(11_900), "usd", Month, 2),
+                    (Some(99_000), "usd", Year, 4),
+                ],
+            ),
+            version(
+                3,
+                &[(None, "usd", Month, 1), (Some(12_900), "usd", Month, 0)],
+            ),
         ];
         let ask = |interval, amount| {
             let asked = Asked {

@@ -49,7 +49,14 @@ pub async fn list(
         })
         .with(Block::Grid(Grid {
             title: "Endpoints".to_owned(),
-            columns: vec!["Address", "State", "Types", "Organization", "What for", "Since"],
+            columns: vec![
+                "Address",
+                "State",
+                "Types",
+                "Organization",
+                "What for",
+                "Since",
+            ],
             rows: all.iter().map(|one| row(one, &names)).collect(),
             empty: "There is none: nothing is sent.",
             ..Grid::default()
@@ -102,7 +109,12 @@ fn creation() -> Block {
         },
         fields: vec![
             Field::text("url", "Address", None, "https://app.example.com/events"),
-            Field::text("types", "Types; empty: all", None, "plan.changed, invoice.paid"),
+            Field::text(
+                "types",
+                "Types; empty: all",
+                None,
+                "plan.changed, invoice.paid",
+            ),
             Field::text("org", "Only of organization", None, "id or external id"),
             Field::text("description", "What it is for", None, ""),
         ],

@@ -136,7 +136,11 @@ fn definitions(read: &Figures) -> Block {
     for one in &read.recurring_revenue {
         let of = |minor| amount(minor, &one.currency);
         row("Monthly recurring revenue", of(one.mrr_amount), MRR);
-        row("of that, discounted", of(one.discounted_mrr_amount), DISCOUNTED);
+        row(
+            "of that, discounted",
+            of(one.discounted_mrr_amount),
+            DISCOUNTED,
+        );
     }
     row("Trials", grouped(read.trials.running), TRIALS);
     for one in &read.past_due {
@@ -147,7 +151,9 @@ fn definitions(read: &Figures) -> Block {
     }
     Block::Grid(Grid {
         title: "What each number is".to_owned(),
-        note: Some("docs/reporting.md has the query behind each; `figures show` prints them.".to_owned()),
+        note: Some(
+            "docs/reporting.md has the query behind each; `figures show` prints them.".to_owned(),
+        ),
         columns: vec!["Figure", "Now", "Definition"],
         rows,
         ..Grid::default()
@@ -224,7 +230,8 @@ fn customers_by_plan(read: &Figures) -> Block {
     let mut rows: Vec<Vec<Cell>> = plans
         .into_iter()
         .map(|plan| {
-            let counts = STANDINGS.map(|standing| Cell::Number(grouped(count(Some(plan), standing))));
+            let counts =
+                STANDINGS.map(|standing| Cell::Number(grouped(count(Some(plan), standing))));
             [vec![Cell::text(plan)], counts.to_vec()].concat()
         })
         .collect();
@@ -268,7 +275,14 @@ fn trials(read: &Figures) -> Block {
              zero was paid. Not paid yet: it runs all the same. In percent of those that ended."
                 .to_owned(),
         ),
-        columns: vec!["Month", "Ended", "Converted", "Not paid yet", "Lost", "Conversion"],
+        columns: vec![
+            "Month",
+            "Ended",
+            "Converted",
+            "Not paid yet",
+            "Lost",
+            "Conversion",
+        ],
         rows: rows.collect(),
         empty: "None ended.",
         ..Grid::default()
@@ -285,7 +299,10 @@ pub async fn months_csv(
     let filters = json!({"count": MONTHS});
     looked(&mut tx, &signed.operator, SHOWN, "months", filters).await?;
     tx.commit().await?;
-    Ok(csv_of("months", csv::MONTHS.to_owned() + &csv::months(&months)))
+    Ok(csv_of(
+        "months",
+        csv::MONTHS.to_owned() + &csv::months(&months),
+    ))
 }
 
 #[cfg(test)]

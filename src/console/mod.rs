@@ -125,6 +125,61 @@ pub fn routes() -> Routes<Arc<Console>> {
             browsers,
         )
         .merge(of_events_out(browsers))
+        .merge(of_figures(browsers))
+        .page(
+            read.clone(),
+            audit_log::PATH,
+            get(audit_log::list),
+            browsers,
+        )
+        .page(act, audit_log::VERIFY, post(audit_log::verify), browsers)
+        .page(read, "/console/{*rest}", get(not_found), browsers)
+}
+
+fn of_events_out(browsers: Rules) -> Routes<Arc<Console>> {
+    const ENDPOINT: &str = "/console/events-out/{endpoint}";
+    const DELIVERY: &str = "/console/events-out/deliveries/{delivery}";
+    let (read, act) = (Method::GET, Method::POST);
+    Routes::new()
+        .page(
+            read.clone(),
+            events_out::PATH,
+            get(events_out::list),
+            browsers,
+        )
+        .page(
+            act.clone(),
+            events_out::PATH,
+            post(events_out::create),
+            browsers.secret(),
+        )
+        .page(read.clone(), ENDPOINT, get(events_out::endpoint), browsers)
+        .page(
+            act.clone(),
+            ENDPOINT,
+            post(events_out::act_on_endpoint),
+            browsers,
+        )
+        .page(
+            act.clone(),
+            "/console/events-out/{endpoint}/secret",
+            post(events_out::rotate),
+            browsers.secret(),
+        )
+        .page(
+            read.clone(),
+            events_out::DELIVERIES,
+            get(events_out::deliveries),
+            browsers,
+        )
+        .page(read, DELIVERY, get(events_out::delivery), browsers)
+        .page(act, DELIVERY, post(events_out::act_on_delivery), browsers)
+}
+
+/// What is sold, and what that comes to.
+fn of_figures(browsers: Rules) -> Routes<Arc<Console>> {
+    let read = Method::GET;
+    Routes::new()
         .page(read.clone(), plans::PATH, get(plans::page), browsers)
         .page(read.clone(), figures::PATH, get(figures::page), browsers)
         .page(
@@ -157,49 +212,6 @@ pub fn routes() -> Routes<Arc<Console>> {
             get(figures::customers_csv),
             browsers,
         )
-        .page(
-            read.clone(),
-            audit_log::PATH,
-            get(audit_log::list),
-            browsers,
-        )
-        .page(act, audit_log::VERIFY, post(audit_log::verify), browsers)
-        .page(read, "/console/{*rest}", get(not_found), browsers)
-}
-
-fn of_events_out(browsers: Rules) -> Routes<Arc<Console>> {
-    const ENDPOINT: &str = "/console/events-out/{endpoint}";
-    const DELIVERY: &str = "/console/events-out/deliveries/{delivery}";
-    let (read, act) = (Method::GET, Method::POST);
-    Routes::new()
-        .page(read.clone(), events_out::PATH, get(events_out::list), browsers)
-        .page(
-            act.clone(),
-            events_out::PATH,
-            post(events_out::create),
-            browsers.secret(),
-        )
-        .page(read.clone(), ENDPOINT, get(events_out::endpoint), browsers)
-        .page(
-            act.clone(),
-            ENDPOINT,
-            post(events_out::act_on_endpoint),
-            browsers,
-        )
-        .page(
-            act.clone(),
-            "/console/events-out/{endpoint}/secret",
-            post(events_out::rotate),
-            browsers.secret(),
-        )
-        .page(
-            read.clone(),
-            events_out::DELIVERIES,
-            get(events_out::deliveries),
-            browsers,
-        )
-        .page(read, DELIVERY, get(events_out::delivery), browsers)
-        .page(act, DELIVERY, post(events_out::act_on_delivery), browsers)
 }
 
 /// Browsers are led to the console; programs are told that nothing is here.

@@ -187,7 +187,11 @@ fn answer(asked: &Asked, raised: &[Raised], catalogue: &Catalogue) -> Vec<Block>
     vec![
         notice(
             Tone::Plain,
-            &format!("If {} cost {} a {interval}", asked.plan_tier, of(asked.amount)),
+            &format!(
+                "If {} cost {} a {interval}",
+                asked.plan_tier,
+                of(asked.amount)
+            ),
             &format!(
                 "{} subscriptions pay its fee in this currency by the {interval}. If all were \
                  moved and stayed, they would pay {monthly} more, before discounts and taxes.",
@@ -293,7 +297,11 @@ fn progress(plans: &[PlanDiff]) -> Block {
         let percent = (same * 100).checked_div(all).unwrap_or(0);
         vec![
             Cell::text(&plan.plan_tier),
-            Cell::Number(format!("{} of {} ({percent} %)", grouped(same), grouped(all))),
+            Cell::Number(format!(
+                "{} of {} ({percent} %)",
+                grouped(same),
+                grouped(all)
+            )),
             Cell::Number(grouped(count(|effect| effect == Effect::Kept))),
             Cell::Number(grouped(count(|effect| {
                 matches!(effect, Effect::Follows | Effect::Migrate)
@@ -307,7 +315,12 @@ fn progress(plans: &[PlanDiff]) -> Block {
              one that was interrupted is taken up by the next."
                 .to_owned(),
         ),
-        columns: vec!["Plan", "On what is sold", "Keep earlier terms", "To be moved"],
+        columns: vec![
+            "Plan",
+            "On what is sold",
+            "Keep earlier terms",
+            "To be moved",
+        ],
         rows: rows.collect(),
         empty: "No subscription runs.",
         ..Grid::default()
@@ -340,7 +353,14 @@ fn noticed(plans: &[PlanDiff]) -> Block {
              sold; negative: less. As `plans diff`, of the file that `serve` was started with."
                 .to_owned(),
         ),
-        columns: vec!["Plan", "Version", "Subscriptions", "They", "By", "Each pays more"],
+        columns: vec![
+            "Plan",
+            "Version",
+            "Subscriptions",
+            "They",
+            "By",
+            "Each pays more",
+        ],
         rows: rows.collect(),
         empty: "Everybody has the terms that are sold.",
         ..Grid::default()
@@ -393,7 +413,9 @@ fn changed(plans: &[PlanDiff], addons: &[AddonDiff]) -> Block {
     });
     Block::Grid(Grid {
         title: "The file".to_owned(),
-        note: Some("What the file that `serve` was started with changes of what was sold.".to_owned()),
+        note: Some(
+            "What the file that `serve` was started with changes of what was sold.".to_owned(),
+        ),
         columns: vec!["Plan", "In the file", "Changes", "To be done"],
         rows: plans.chain(addons).collect(),
         empty: "The file has no plan.",

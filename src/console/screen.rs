@@ -1,6 +1,8 @@
 //! What pages are made of. The templates escape whatever is written into them, and nothing
 //! else makes markup.
 
+mod text;
+
 use std::sync::LazyLock;
 
 use askama::Template;
@@ -14,6 +16,8 @@ use super::session::Signed;
 use super::time::Moment;
 use crate::server::layers::idempotency::OF_FORM;
 use crate::server::problem::Problem;
+
+pub use text::{digest, grouped};
 
 /// No script runs, and nothing comes from outside.
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; \
@@ -473,36 +477,6 @@ impl IntoResponse for Refusal {
         }
         response
     }
-}
-
-/// How a number of bytes is written, and their digest.
-pub fn digest(bytes: &[u8]) -> String {
-    let hash = hex::encode(Sha256::digest(bytes));
-    format!("{} bytes · SHA-256 {hash}", grouped(bytes.len()))
-}
-
-/// `1,234,567.5`, without zeros at its end.
-pub fn grouped(number: impl ToString) -> String {
-    let text = number.to_string();
-    let (sign, digits) = match text.strip_prefix('-') {
-        Some(digits) => ("-", digits),
-        None => ("", &*text),
-    };
-    let (whole, rest) = match digits.split_once('.') {
-        Some((whole, rest)) => match rest.trim_end_matches('0') {
-            "" => (whole, String::new()),
-            rest => (whole, format!(".{rest}")),
-        },
-        None => (digits, String::new()),
-    };
-    let mut out = String::new();
-    for (n, digit) in whole.chars().enumerate() {
-        if n > 0 && (whole.len() - n).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    format!("{sign}{out}{rest}")
 }
 
 #[cfg(test)]

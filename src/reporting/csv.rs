@@ -9,7 +9,8 @@ pub const MONTHS: &str = "month,currency,openingAmount,newAmount,reactivationAmo
     revenueChurnPercent,netRetentionPercent\r\n";
 pub const MOVEMENTS: &str = "occurredAt,bookedAt,organizationId,name,currency,sequence,kind,\
     beforeAmount,afterAmount,stripeSubscriptionId,stripeEventId\r\n";
-pub const CUSTOMERS: &str = "organizationId,name,externalId,planTier,standing,currency,mrrAmount\r\n";
+pub const CUSTOMERS: &str =
+    "organizationId,name,externalId,planTier,standing,currency,mrrAmount\r\n";
 
 fn line(fields: &[String]) -> String {
     format!("{}\r\n", fields.join(","))

@@ -351,9 +351,6 @@ mod tests {
             organizations,
             amount,
         };
-        assert_eq!(
-            found,
-            [expected("jpy", 1, 21), expected("usd", 2, 1_002)]
-        );
+        assert_eq!(found, [expected("jpy", 1, 21), expected("usd", 2, 1_002)]);
     }
 }

@@ -70,10 +70,7 @@ fn wants_csv(wanted: Option<Extension<Wanted>>) -> bool {
     tag = "Operators",
     responses((status = 200, description = "The figures.", body = Figures)),
 )]
-async fn shown(
-    State(shared): State<Shared>,
-    operator: Operator,
-) -> Result<Json<Figures>, Problem> {
+async fn shown(State(shared): State<Shared>, operator: Operator) -> Result<Json<Figures>, Problem> {
     let mut tx = WorkerTx::begin(&shared.pool).await?;
     let figures = figures::read(tx.conn(), Timestamp::now()).await?;
     looked(&mut tx, &operator, SHOWN, "now", Value::Null).await?;
@@ -237,20 +234,18 @@ async fn moved(
 
 /// All movements that match.
 pub fn movements_csv(shared: Shared, filter: Filter) -> Response {
-    export(
-        "movements",
-        csv::MOVEMENTS,
-        move |after: Option<Place>| {
-            let (shared, filter) = (shared.clone(), filter.clone());
-            async move {
-                let mut tx = WorkerTx::begin(&shared.pool).await?;
-                let after = after.as_ref();
-                let rows = figures::movements(tx.conn(), &filter, after, AT_ONCE).await?;
-                let next = rows.last().map(crate::server::pagination::page::Listed::position);
-                Ok((csv::movements(&rows), next))
-            }
-        },
-    )
+    export("movements", csv::MOVEMENTS, move |after: Option<Place>| {
+        let (shared, filter) = (shared.clone(), filter.clone());
+        async move {
+            let mut tx = WorkerTx::begin(&shared.pool).await?;
+            let after = after.as_ref();
+            let rows = figures::movements(tx.conn(), &filter, after, AT_ONCE).await?;
+            let next = rows
+                .last()
+                .map(crate::server::pagination::page::Listed::position);
+            Ok((csv::movements(&rows), next))
+        }
+    })
 }
 
 /// How an organization stands.

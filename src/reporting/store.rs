@@ -5,7 +5,9 @@ use jiff_sqlx::ToSqlx as _;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::figures::{Customer, CustomerCount, Month, Movement, Owed, Place, Revenue, Trials, Used};
+use super::figures::{
+    Customer, CustomerCount, Month, Movement, Owed, Place, Revenue, Trials, Used,
+};
 
 /// How far the journal has read. Its row is locked; `None` while another process has it.
 pub struct Journal {
@@ -15,9 +17,11 @@ pub struct Journal {
 }
 
 pub async fn lock(conn: &mut PgConnection) -> Result<Option<Journal>, sqlx::Error> {
-    sqlx::query!("INSERT INTO billing_revenue_journal (name) VALUES ('journal') ON CONFLICT DO NOTHING")
-        .execute(&mut *conn)
-        .await?;
+    sqlx::query!(
+        "INSERT INTO billing_revenue_journal (name) VALUES ('journal') ON CONFLICT DO NOTHING"
+    )
+    .execute(&mut *conn)
+    .await?;
     let row = sqlx::query!(
         r#"SELECT ran_at, compared_at, now() AS "now!" FROM billing_revenue_journal
             WHERE name = 'journal' FOR UPDATE SKIP LOCKED"#

@@ -11,9 +11,7 @@ use uuid::Uuid;
 
 use super::super::organizations::Names;
 use super::super::query::{address, filled};
-use super::super::screen::{
-    Block, Cell, Field, Filter, Form, Grid, Refusal, Screen, Tone, digest,
-};
+use super::super::screen::{Block, Cell, Field, Filter, Form, Grid, Refusal, Screen, Tone, digest};
 use super::super::session::{Acting, Posted, Signed};
 use super::super::time::span;
 use super::super::webhooks::{button, notice, unknown_act};
@@ -82,8 +80,7 @@ impl DeliveriesFilter {
     }
 
     async fn filter(&self, console: &Console) -> Result<outbox::Filter, Problem> {
-        let invalid =
-            |detail: &str| Problem::new(StatusCode::BAD_REQUEST, "invalid_query", detail);
+        let invalid = |detail: &str| Problem::new(StatusCode::BAD_REQUEST, "invalid_query", detail);
         let endpoint = self.endpoint.as_deref().map(str::parse).transpose();
         let status = self.status.as_deref();
         if status.is_some_and(|status| !STATUSES.contains(&status)) {
@@ -179,7 +176,9 @@ fn took(delivery: &Delivery) -> Cell {
 }
 
 fn answer(delivery: &Delivery) -> Cell {
-    let status = delivery.response_status.map(|status| Cell::Number(status.to_string()));
+    let status = delivery
+        .response_status
+        .map(|status| Cell::Number(status.to_string()));
     let error = delivery.error.as_deref().map(Cell::text);
     let parts: Vec<Cell> = [status, error].into_iter().flatten().collect();
     match parts.is_empty() {
@@ -191,13 +190,19 @@ fn answer(delivery: &Delivery) -> Cell {
 fn row(delivery: &Delivery, names: &Names) -> Vec<Cell> {
     vec![
         Cell::time(delivery.created_at),
-        Cell::link(format!("{DELIVERIES}/{}", delivery.id), &delivery.event_type),
+        Cell::link(
+            format!("{DELIVERIES}/{}", delivery.id),
+            &delivery.event_type,
+        ),
         names.link(delivery.organization_id),
         status_of(delivery),
         Cell::Number(delivery.attempts.to_string()),
         answer(delivery),
         took(delivery),
-        Cell::link(page_of(delivery.endpoint_id), delivery.endpoint_id.to_string()),
+        Cell::link(
+            page_of(delivery.endpoint_id),
+            delivery.endpoint_id.to_string(),
+        ),
     ]
 }
 
@@ -218,16 +223,28 @@ pub async fn one(
     let mut rows = vec![
         ("Status", status_of(&delivery)),
         ("Organization", names.link(delivery.organization_id)),
-        ("Number of the event", Cell::Number(delivery.sequence.to_string())),
+        (
+            "Number of the event",
+            Cell::Number(delivery.sequence.to_string()),
+        ),
         ("Event", Cell::Code(delivery.event_id.to_string())),
         (
             "Endpoint",
-            Cell::link(page_of(delivery.endpoint_id), delivery.endpoint_id.to_string()),
+            Cell::link(
+                page_of(delivery.endpoint_id),
+                delivery.endpoint_id.to_string(),
+            ),
         ),
         ("Made", Cell::exact(delivery.created_at)),
         ("Attempts", Cell::Number(delivery.attempts.to_string())),
-        ("Last attempt", Cell::maybe(delivery.last_attempt_at, Cell::exact)),
-        ("Next attempt", Cell::maybe(delivery.next_attempt_at, Cell::time)),
+        (
+            "Last attempt",
+            Cell::maybe(delivery.last_attempt_at, Cell::exact),
+        ),
+        (
+            "Next attempt",
+            Cell::maybe(delivery.next_attempt_at, Cell::time),
+        ),
         ("Took", took(&delivery)),
         ("Answer", answer(&delivery)),
     ];

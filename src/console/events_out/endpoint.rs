@@ -9,12 +9,12 @@ use axum::response::Response;
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::super::Console;
 use super::super::organizations::Names;
 use super::super::query::address;
 use super::super::screen::{Block, Cell, Field, Form, Refusal, Screen, Tone, grouped};
 use super::super::session::{Acting, Fields, Posted, Signed};
 use super::super::webhooks::{button, notice, unknown_act};
-use super::super::Console;
 use super::{DELIVERIES, PATH, page_of, shown_once, state_of, types_of};
 use crate::outbox::endpoints::{self, Endpoint};
 use crate::outbox::routes::{ENDPOINTS_LISTED, by};
@@ -102,12 +102,20 @@ fn facts(endpoint: &Endpoint, names: &Names) -> Block {
         ("Disabled", endpoint.disabled_at),
         ("Former secret signs until", endpoint.previous_secret_until),
     ];
-    rows.extend(times.into_iter().filter_map(|(name, at)| Some((name, Cell::time(at?)))));
+    rows.extend(
+        times
+            .into_iter()
+            .filter_map(|(name, at)| Some((name, Cell::time(at?)))),
+    );
     let texts = [
         ("Why disabled", &endpoint.disabled_reason),
         ("Last error", &endpoint.last_error),
     ];
-    rows.extend(texts.into_iter().filter_map(|(name, text)| Some((name, Cell::text(text.as_deref()?)))));
+    rows.extend(
+        texts
+            .into_iter()
+            .filter_map(|(name, text)| Some((name, Cell::text(text.as_deref()?)))),
+    );
     Block::Facts {
         title: "The endpoint".to_owned(),
         rows,
@@ -157,7 +165,11 @@ fn question(id: Uuid, title: &str, text: &str, value: &'static str, label: &str)
         "rotate" => format!("{}/secret", page_of(id)),
         _ => page_of(id),
     };
-    let tone = if value == "remove" { Tone::Bad } else { Tone::Main };
+    let tone = if value == "remove" {
+        Tone::Bad
+    } else {
+        Tone::Main
+    };
     Block::Form(Form {
         title: title.to_owned(),
         text: text.to_owned(),
@@ -218,7 +230,9 @@ async fn done(
             (answered(&tested.map_err(Problem::from)?), true)
         }
         Some("enable") => {
-            endpoints::enable(pool, id, &by).await.map_err(Problem::from)?;
+            endpoints::enable(pool, id, &by)
+                .await
+                .map_err(Problem::from)?;
             let text = "What waited is sent first.";
             (vec![notice(Tone::Good, "Enabled", text)], true)
         }
@@ -230,7 +244,9 @@ async fn done(
             (vec![notice(Tone::Good, "Disabled", text)], true)
         }
         Some("remove") => {
-            endpoints::remove(pool, id, &by).await.map_err(Problem::from)?;
+            endpoints::remove(pool, id, &by)
+                .await
+                .map_err(Problem::from)?;
             let text = "Its deliveries went with it.";
             (vec![notice(Tone::Good, "Removed", text)], false)
         }
@@ -273,9 +289,8 @@ fn answered(answer: &Answer) -> Vec<Block> {
 }
 
 fn span(fields: &Fields) -> Result<(Timestamp, Timestamp), Problem> {
-    let invalid = |detail: &str| {
-        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request", detail)
-    };
+    let invalid =
+        |detail: &str| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request", detail);
     let read = |name: &str| match fields.get(name) {
         None => Ok(None),
         Some(text) => text.trim().parse().map(Some).map_err(|_| {

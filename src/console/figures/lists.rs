@@ -97,7 +97,10 @@ impl MovementsFilter {
     fn filter(&self) -> Result<reporting::Filter, Problem> {
         let kind = self.kind.as_deref();
         if kind.is_some_and(|kind| !KINDS.contains(&kind)) {
-            return Err(invalid(&format!("kind: expected one of {}", KINDS.join(", "))));
+            return Err(invalid(&format!(
+                "kind: expected one of {}",
+                KINDS.join(", ")
+            )));
         }
         let month = self.month.as_deref().map(month).transpose()?;
         Ok(reporting::Filter {

@@ -15,7 +15,9 @@ fn link(text: &str, path: &str) -> String {
         let id = href.strip_prefix(path)?.strip_prefix('/')?;
         (id.len() == 36).then(|| href.to_owned())
     });
-    found.next().unwrap_or_else(|| panic!("no link to {path}: {text}"))
+    found
+        .next()
+        .unwrap_or_else(|| panic!("no link to {path}: {text}"))
 }
 
 #[tokio::test]
@@ -24,7 +26,11 @@ async fn an_endpoint_lives_by_pages_and_each_act_is_entered() {
     let db = &desk.service.db;
     let receiver = Receiver::start(Reply::Status(200)).await;
     let mut browser = Browser::of(&desk.service, OPERATOR).await;
-    let form = [("do", "create"), ("url", &*receiver.url), ("description", "the app")];
+    let form = [
+        ("do", "create"),
+        ("url", &*receiver.url),
+        ("description", "the app"),
+    ];
     let made = browser.post(EVENTS, &form).await;
     is_ok(&made);
     let secret = made.text.split("whsec_").nth(1).unwrap();
@@ -38,7 +44,11 @@ async fn an_endpoint_lives_by_pages_and_each_act_is_entered() {
     assert_eq!(db.count(&kept).await, 0, "the secret is kept nowhere");
 
     let tested = browser.post(&page_of, &[("do", "test")]).await;
-    assert!(tested.text.contains("The test was delivered"), "{}", tested.text);
+    assert!(
+        tested.text.contains("The test was delivered"),
+        "{}",
+        tested.text
+    );
     receiver.always(Reply::Status(500));
     let tested = browser.post(&page_of, &[("do", "test")]).await;
     assert!(tested.text.contains("not delivered"), "{}", tested.text);
@@ -51,24 +61,41 @@ async fn an_endpoint_lives_by_pages_and_each_act_is_entered() {
     let deliveries = browser.get(&format!("{DELIVERIES}?status=delivered")).await;
     let delivery = link(&deliveries.text, DELIVERIES);
     let one = browser.get(&delivery).await;
-    assert!(one.text.contains("organization.state_changed"), "{}", one.text);
+    assert!(
+        one.text.contains("organization.state_changed"),
+        "{}",
+        one.text
+    );
     let resent = browser.post(&delivery, &[("do", "resend")]).await;
     assert!(resent.text.contains("It is due"), "{}", resent.text);
     receiver.count(sent + 1).await;
 
     let asked = browser.post(&page_of, &[("do", "ask-rotate")]).await;
-    assert!(asked.text.contains("Give it a new secret?"), "{}", asked.text);
-    let rotated = browser.post(&format!("{page_of}/secret"), &[("do", "rotate")]).await;
+    assert!(
+        asked.text.contains("Give it a new secret?"),
+        "{}",
+        asked.text
+    );
+    let rotated = browser
+        .post(&format!("{page_of}/secret"), &[("do", "rotate")])
+        .await;
     assert!(rotated.text.contains("whsec_") && !rotated.text.contains(&secret));
     let asked = browser.post(&page_of, &[("do", "ask-disable")]).await;
-    assert!(asked.text.contains("Disable this endpoint?"), "{}", asked.text);
+    assert!(
+        asked.text.contains("Disable this endpoint?"),
+        "{}",
+        asked.text
+    );
     is_ok(&browser.post(&page_of, &[("do", "disable")]).await);
     let again = browser.post(&page_of, &[("do", "disable")]).await;
     assert_eq!(again.status, 409);
     assert!(again.text.contains("disabled already"), "{}", again.text);
     is_ok(&browser.post(&page_of, &[("do", "enable")]).await);
     let recovered = browser
-        .post(&page_of, &[("do", "recover"), ("since", "2020-01-01T00:00:00Z")])
+        .post(
+            &page_of,
+            &[("do", "recover"), ("since", "2020-01-01T00:00:00Z")],
+        )
         .await;
     assert!(recovered.text.contains("0 of the"), "{}", recovered.text);
     let wrong = browser
@@ -76,7 +103,11 @@ async fn an_endpoint_lives_by_pages_and_each_act_is_entered() {
         .await;
     assert_eq!(wrong.status, 422, "{}", wrong.text);
     let asked = browser.post(&page_of, &[("do", "ask-remove")]).await;
-    assert!(asked.text.contains("Remove this endpoint?"), "{}", asked.text);
+    assert!(
+        asked.text.contains("Remove this endpoint?"),
+        "{}",
+        asked.text
+    );
     is_ok(&browser.post(&page_of, &[("do", "remove")]).await);
     assert_eq!(browser.get(&page_of).await.status, 404);
     for (action, count) in [
@@ -103,7 +134,12 @@ async fn what_an_endpoint_may_not_be_is_said_and_nothing_is_made() {
         ("https://app.example.com/", "no.such", "", 422),
         ("https://app.example.com/", "", "nobody", 404),
     ] {
-        let form = [("do", "create"), ("url", url), ("types", types), ("org", org)];
+        let form = [
+            ("do", "create"),
+            ("url", url),
+            ("types", types),
+            ("org", org),
+        ];
         let page = browser.post(EVENTS, &form).await;
         assert_eq!(page.status, status, "{url} {types} {org}: {}", page.text);
     }
@@ -152,7 +188,10 @@ async fn who_only_reads_sees_endpoints_and_acts_on_none() {
         let page = reader.get(path).await;
         is_ok(&page);
         assert_eq!(page.text.matches("method=\"post\"").count(), 1, "{path}");
-        assert!(!page.text.contains("<script") && !page.text.contains(key), "{path}");
+        assert!(
+            !page.text.contains("<script") && !page.text.contains(key),
+            "{path}"
+        );
     }
     for (path, act) in [
         (EVENTS.to_owned(), "create"),

@@ -11,5 +11,5 @@ mod listening;
 mod marks;
 mod operators;
 mod order;
-pub pub mod receiver;
+pub mod receiver;
 mod shares;

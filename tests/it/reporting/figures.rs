@@ -99,7 +99,13 @@ async fn debts_and_the_usage_that_is_at_risk_are_of_those_who_are_late() {
 async fn a_trial_is_converted_once_it_paid() {
     let books = Books::open().await;
     let ended = |id: &str, status: &str| {
-        let mut trial = paying(&format!("sub_{id}"), &format!("cus_{id}"), 9_900, "month", 1);
+        let mut trial = paying(
+            &format!("sub_{id}"),
+            &format!("cus_{id}"),
+            9_900,
+            "month",
+            1,
+        );
         trial["status"] = json!(status);
         trial["trial_start"] = json!(JANUARY);
         trial["trial_end"] = json!(jiff::Timestamp::now().as_second() - 60);
@@ -153,7 +159,9 @@ async fn files_and_commands_have_the_same_numbers_as_the_api() {
     assert_eq!(file.stdout.trim_end(), csv.replace("\r\n", "\n").trim_end());
     let shown = ran(&["figures", "show"]);
     assert!(
-        shown.stdout.starts_with("198.00 USD a month from 2 customers\n1 trial running"),
+        shown
+            .stdout
+            .starts_with("198.00 USD a month from 2 customers\n1 trial running"),
         "{}",
         shown.stdout
     );

@@ -170,7 +170,11 @@ async fn any_history_adds_up_and_booking_twice_or_at_once_books_once() {
     let books = Books::open().await;
     let mut dice = Dice::new(33);
     for customer in 1..=4 {
-        books.service.db.organization(&format!("cus_{customer}")).await;
+        books
+            .service
+            .db
+            .organization(&format!("cus_{customer}"))
+            .await;
     }
     for n in 0..60 {
         let customer = 1 + dice.below(4);
@@ -198,12 +202,14 @@ async fn any_history_adds_up_and_booking_twice_or_at_once_books_once() {
                      FROM billing_revenue_movements
                    WINDOW chain AS (PARTITION BY organization_id, currency ORDER BY sequence)) m
                   WHERE broken";
-    assert_eq!(db.count(broken).await, 0, "each movement goes on where the last one ended");
+    assert_eq!(
+        db.count(broken).await,
+        0,
+        "each movement goes on where the last one ended"
+    );
     assert!(db.count("billing_revenue_movements").await > 10);
     let closing = db
-        .value(
-            "SELECT closing_amount::text FROM reporting.mrr_months ORDER BY month DESC LIMIT 1",
-        )
+        .value("SELECT closing_amount::text FROM reporting.mrr_months ORDER BY month DESC LIMIT 1")
         .await;
     let booked = db
         .value("SELECT coalesce(sum(amount), 0)::text FROM billing_revenue_balances")

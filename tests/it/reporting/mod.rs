@@ -84,7 +84,10 @@ impl Books {
             .await
             .unwrap();
         assert_eq!(response.status(), 200);
-        assert_eq!(response.headers()["content-type"], "text/csv; charset=utf-8");
+        assert_eq!(
+            response.headers()["content-type"],
+            "text/csv; charset=utf-8"
+        );
         response.text().await.unwrap()
     }
 

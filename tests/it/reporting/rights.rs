@@ -31,7 +31,11 @@ async fn every_view_is_listed_here_and_requests_read_none() {
     assert_eq!(there, known.join(" "));
     let mut conn = db.pool.acquire().await.unwrap();
     for view in VIEWS {
-        for (role, may) in [("billing_app", false), ("billing_worker", true), ("billing_owner", true)] {
+        for (role, may) in [
+            ("billing_app", false),
+            ("billing_worker", true),
+            ("billing_owner", true),
+        ] {
             let mut tx = sqlx::Connection::begin(&mut *conn).await.unwrap();
             tx.execute(AssertSqlSafe(format!("SET LOCAL ROLE {role}")))
                 .await
@@ -51,17 +55,31 @@ async fn behind_the_views_an_organization_sees_its_own_rows_only() {
     let ours = books.service.db.organization("cus_1").await;
     books.service.db.organization("cus_2").await;
     for n in [1, 2] {
-        let object = paying(&format!("sub_{n}"), &format!("cus_{n}"), 100 * n, "month", 1);
+        let object = paying(
+            &format!("sub_{n}"),
+            &format!("cus_{n}"),
+            100 * n,
+            "month",
+            1,
+        );
         books.happens(&format!("evt_{n}"), JANUARY, object).await;
     }
     let mut conn = books.service.db.pool.acquire().await.unwrap();
     let mut tx = sqlx::Connection::begin(&mut *conn).await.unwrap();
     let setting = format!("SET LOCAL ROLE billing_worker; SET LOCAL app.current_org_id = '{ours}'");
-    tx.execute(sqlx::raw_sql(AssertSqlSafe(setting))).await.unwrap();
+    tx.execute(sqlx::raw_sql(AssertSqlSafe(setting)))
+        .await
+        .unwrap();
     for (view, amount) in [
         ("SELECT sum(mrr_amount)::bigint FROM reporting.mrr", 100),
-        ("SELECT sum(amount)::bigint FROM reporting.recurring_revenue", 100),
-        ("SELECT sum(amount)::bigint FROM reporting.mrr_movements", 100),
+        (
+            "SELECT sum(amount)::bigint FROM reporting.recurring_revenue",
+            100,
+        ),
+        (
+            "SELECT sum(amount)::bigint FROM reporting.mrr_movements",
+            100,
+        ),
         ("SELECT count(*) FROM reporting.customers", 1),
     ] {
         let row = tx.fetch_one(view).await.unwrap();
