@@ -3,10 +3,12 @@
 pub mod dead_letters;
 pub mod inspect;
 pub mod leases;
+mod hours;
 mod rehearsal;
 pub mod rejections;
 pub mod replays;
 
+pub use hours::{Hour, hours};
 pub use rehearsal::rehearse;
 
 use std::collections::HashSet;
