@@ -9,13 +9,18 @@ use super::database::on_database;
 use super::output::{self, Format, counted, table};
 use crate::config::GlobalArgs;
 use crate::db::{self, WorkerTx};
-use crate::reporting::figures::{self, Month};
+use crate::reporting::figures::{self, CustomerCount, Month};
 use crate::reporting::{csv, journal};
 
 #[derive(Debug, Subcommand)]
 pub enum Figures {
     /// Who pays, and how much a month; trials, and what is past due.
     Show {
+        #[command(flatten)]
+        format: Format,
+    },
+    /// How many organizations pay, are past due, try or are free, by plan.
+    Standings {
         #[command(flatten)]
         format: Format,
     },
@@ -46,6 +51,10 @@ impl Figures {
                 Self::Show { format } => {
                     let read = figures::read(tx.conn(), now).await?;
                     format.print(&read, describe)
+                }
+                Self::Standings { format } => {
+                    let counts = figures::standings(tx.conn()).await?;
+                    format.print(&counts, |counts| describe_standings(counts))
                 }
                 Self::Months { count, csv, format } => {
                     let months = figures::months(tx.conn(), now, count).await?;
@@ -91,8 +100,11 @@ fn describe(read: &figures::Figures) -> String {
             "{amount} of usage on no invoice yet, of {organizations} past due"
         ));
     }
-    let rows: Vec<Vec<String>> = read
-        .customers
+    lines.join("\n")
+}
+
+fn describe_standings(counts: &[CustomerCount]) -> String {
+    let rows: Vec<Vec<String>> = counts
         .iter()
         .map(|one| {
             vec![
@@ -102,9 +114,7 @@ fn describe(read: &figures::Figures) -> String {
             ]
         })
         .collect();
-    lines.push(String::new());
-    lines.push(table(&["PLAN", "STANDING", "ORGANIZATIONS"], &rows));
-    lines.join("\n")
+    table(&["PLAN", "STANDING", "ORGANIZATIONS"], &rows)
 }
 
 fn describe_months(months: &[Month]) -> String {

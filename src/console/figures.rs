@@ -20,7 +20,7 @@ use super::screen::{Block, Card, Cell, Grid, Refusal, Screen, Tone, grouped};
 use super::session::Signed;
 use crate::db::WorkerTx;
 use crate::reporting::csv;
-use crate::reporting::figures::{self, Figures, MONTHS, Month, STANDINGS};
+use crate::reporting::figures::{self, Figures, MONTHS, Month};
 use crate::reporting::routes::{SHOWN, csv_of, looked};
 
 pub const PATH: &str = "/console/figures";
@@ -77,7 +77,7 @@ pub async fn page(
             href: MONTHS_CSV.to_owned(),
             text: "The months as CSV",
         })
-        .with(customers_by_plan(&read))
+        .with(see_also())
         .with(trials(&read));
     Ok(screen.answer())
 }
@@ -215,46 +215,17 @@ fn by_month(months: &[Month]) -> Block {
     })
 }
 
-fn customers_by_plan(read: &Figures) -> Block {
-    let mut plans: Vec<&str> = Vec::new();
-    for one in &read.customers {
-        if !plans.contains(&one.plan_tier.as_str()) {
-            plans.push(&one.plan_tier);
-        }
+fn see_also() -> Block {
+    Block::Facts {
+        title: "See also".to_owned(),
+        rows: vec![
+            (
+                "Who pays, and who is free",
+                Cell::link(CUSTOMERS, "by plan"),
+            ),
+            ("Movements", Cell::link(MOVEMENTS, "all of them")),
+        ],
     }
-    let count = |plan: Option<&str>, standing: &str| -> i64 {
-        let of = read.customers.iter().filter(|one| one.standing == standing);
-        let of = of.filter(|one| plan.is_none_or(|plan| one.plan_tier == plan));
-        of.map(|one| one.organizations).sum()
-    };
-    let mut rows: Vec<Vec<Cell>> = plans
-        .into_iter()
-        .map(|plan| {
-            let counts =
-                STANDINGS.map(|standing| Cell::Number(grouped(count(Some(plan), standing))));
-            [vec![Cell::text(plan)], counts.to_vec()].concat()
-        })
-        .collect();
-    if !rows.is_empty() {
-        let totals = STANDINGS.map(|standing| {
-            let href = address(CUSTOMERS, &[("standing", Some(standing))]);
-            Cell::link(href, grouped(count(None, standing)))
-        });
-        rows.push([vec![Cell::text("All plans")], totals.to_vec()].concat());
-    }
-    Block::Grid(Grid {
-        title: "Who pays, and who is free".to_owned(),
-        note: Some(
-            "Organizations that are not archived, each once: past due, where a subscription is \
-             past due or unpaid; else paying, with recurring revenue above zero; else in a \
-             trial; else free, whatever its plan."
-                .to_owned(),
-        ),
-        columns: vec!["Plan", "Paying", "Past due", "In trial", "Free"],
-        rows,
-        empty: "There is no organization.",
-        ..Grid::default()
-    })
 }
 
 fn trials(read: &Figures) -> Block {

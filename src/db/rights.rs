@@ -85,6 +85,7 @@ pub const TABLES: &[OfTable] = &[
     ("billing_subscriptions", KEEP, READ),
     ("billing_revenue_balances", KEEP, NOTHING),
     ("billing_revenue_journal", KEEP, NOTHING),
+    ("billing_revenue_months", KEEP, NOTHING),
     ("billing_revenue_movements", APPEND, NOTHING),
     ("catalogue_addons", KEEP, NOTHING),
     ("catalogue_metrics", KEEP, NOTHING),

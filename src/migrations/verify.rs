@@ -110,6 +110,7 @@ const CLOSED_TABLES: &[&str] = &[
     "outbound_endpoints",
     "stripe_imports",
     "billing_revenue_journal",
+    "billing_revenue_months",
 ];
 
 /// The migrations' ledger.

@@ -29,8 +29,6 @@ pub struct Figures {
     pub trials: RunningTrials,
     pub past_due: Vec<Owed>,
     pub usage_at_risk: Vec<AtRisk>,
-    /// Organizations that are not archived, by plan and standing.
-    pub customers: Vec<CustomerCount>,
 }
 
 /// What is paid a month, of a currency.
@@ -141,6 +139,7 @@ pub struct Used {
     pub overage_rate: Decimal,
 }
 
+/// How many organizations of a plan stand so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CustomerCount {
@@ -263,8 +262,12 @@ pub async fn read(conn: &mut PgConnection, now: Timestamp) -> Result<Figures, sq
         },
         past_due: store::owed(conn).await?,
         usage_at_risk: at_risk(&store::at_risk(conn).await?),
-        customers: store::customer_counts(conn).await?,
     })
+}
+
+/// Organizations that are not archived, by plan and standing.
+pub async fn standings(conn: &mut PgConnection) -> Result<Vec<CustomerCount>, sqlx::Error> {
+    store::customer_counts(conn).await
 }
 
 /// The months of each currency, newest first.

@@ -16,8 +16,8 @@ pub const PERIOD: std::time::Duration = std::time::Duration::from_secs(15);
 const OVERLAP: SignedDuration = SignedDuration::from_mins(5);
 /// Every organization is compared this often, whatever was written.
 const COMPARE_ALL: SignedDuration = SignedDuration::from_hours(24);
-/// Organizations in one statement.
-const AT_ONCE: i64 = 1_000;
+/// Organizations in one statement, which compares each of them with each.
+const AT_ONCE: i64 = 250;
 
 /// Books what changed since the last run. Returns how many movements that is; none while
 /// another process books.
@@ -32,7 +32,7 @@ pub async fn run(pool: &PgPool) -> Result<i64, sqlx::Error> {
     match journal.ran_at.filter(|_| !compare_all) {
         Some(ran_at) => {
             let written = store::written_since(tx.conn(), ran_at - OVERLAP).await?;
-            for some in written.chunks(usize::try_from(AT_ONCE).unwrap_or(1_000)) {
+            for some in written.chunks(usize::try_from(AT_ONCE).unwrap_or(250)) {
                 movements += store::book(tx.conn(), some).await?;
             }
         }

@@ -15,7 +15,9 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::figures::{self, Customer, Figures, MONTHS, MOST_MONTHS, Month, Movement, Place};
+use super::figures::{
+    self, Customer, CustomerCount, Figures, MONTHS, MOST_MONTHS, Month, Movement, Place,
+};
 use super::{Filter, csv};
 use crate::audit;
 use crate::db::WorkerTx;
@@ -40,6 +42,7 @@ pub fn routes() -> Routes<Shared> {
         .route(routes!(shown), operator())
         .route(routes!(by_month), operator())
         .route(routes!(moved), operator())
+        .route(routes!(standing), operator())
         .route(routes!(paying), operator())
 }
 
@@ -268,6 +271,25 @@ impl Standing {
             Self::Free => "free",
         }
     }
+}
+
+/// How many organizations pay, are past due, try or are free, by plan
+#[utoipa::path(
+    get,
+    path = "/api/operator/figures/standings",
+    operation_id = "listFiguresStandings",
+    tag = "Operators",
+    responses((status = 200, description = "All of them.", body = Page<CustomerCount>)),
+)]
+async fn standing(
+    State(shared): State<Shared>,
+    operator: Operator,
+) -> Result<Json<Page<CustomerCount>>, Problem> {
+    let mut tx = WorkerTx::begin(&shared.pool).await?;
+    let counts = figures::standings(tx.conn()).await?;
+    looked(&mut tx, &operator, SHOWN, "standings", Value::Null).await?;
+    tx.commit().await?;
+    Ok(Json(Page::only(counts)))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

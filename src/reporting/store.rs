@@ -121,7 +121,14 @@ pub async fn book(conn: &mut PgConnection, organizations: &[Uuid]) -> Result<i64
                          ELSE 'contraction' END,
                     before, after, occurred_at, stripe_subscription_id, last_event_id
                FROM changed WHERE before <> after
-             RETURNING 1
+             RETURNING currency, kind, occurred_at, after_amount - before_amount AS amount
+           ), added AS (
+             INSERT INTO billing_revenue_months AS m (month, currency, kind, movements, amount)
+             SELECT date_trunc('month', occurred_at, 'UTC'), currency, kind, count(*), sum(amount)
+               FROM booked GROUP BY 1, 2, 3
+             ON CONFLICT (month, currency, kind) DO UPDATE
+                SET movements = m.movements + excluded.movements,
+                    amount = m.amount + excluded.amount
            ), kept AS (
              INSERT INTO billing_revenue_balances AS balance
                     (organization_id, currency, amount, discounted_amount, sequence, occurred_at)

@@ -44,6 +44,16 @@ CREATE TABLE IF NOT EXISTS billing_revenue_movements (
 CREATE INDEX IF NOT EXISTS billing_revenue_movements_order_idx
   ON billing_revenue_movements (occurred_at DESC, organization_id DESC, currency DESC, sequence DESC);
 
+-- What the movements of a month (UTC) come to, so that no figure adds all of them up.
+CREATE TABLE IF NOT EXISTS billing_revenue_months (
+  month timestamptz NOT NULL,
+  currency text NOT NULL,
+  kind text NOT NULL,
+  movements bigint NOT NULL,
+  amount numeric(28,0) NOT NULL,
+  PRIMARY KEY (month, currency, kind)
+);
+
 -- How far the journal has read: one row, which is also its writer's lock.
 CREATE TABLE IF NOT EXISTS billing_revenue_journal (
   name text PRIMARY KEY CHECK (name = 'journal'),
@@ -61,6 +71,10 @@ DO $$ BEGIN
       WHERE status IN ('trialing', 'past_due', 'unpaid');
     CREATE INDEX IF NOT EXISTS billing_subscriptions_trials_idx
       ON billing_subscriptions ((LEAST(trial_end, ended_at))) WHERE trial_end IS NOT NULL;
+  END IF;
+  IF pg_relation_size('billing_invoices') < 256 * 1024 * 1024 THEN
+    CREATE INDEX IF NOT EXISTS billing_invoices_open_idx
+      ON billing_invoices (organization_id, stripe_subscription_id) WHERE status = 'open';
   END IF;
 END $$;
 
@@ -85,6 +99,17 @@ CREATE POLICY billing_revenue_movements_worker ON billing_revenue_movements TO b
   USING (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id())
   WITH CHECK (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id());
 GRANT SELECT, INSERT ON billing_revenue_movements TO billing_worker;
+
+ALTER TABLE billing_revenue_months ENABLE ROW LEVEL SECURITY;
+ALTER TABLE billing_revenue_months FORCE ROW LEVEL SECURITY;
+DROP POLICY IF EXISTS billing_revenue_months_owner ON billing_revenue_months;
+CREATE POLICY billing_revenue_months_owner ON billing_revenue_months TO billing_owner
+  USING (true) WITH CHECK (true);
+DROP POLICY IF EXISTS billing_revenue_months_worker ON billing_revenue_months;
+CREATE POLICY billing_revenue_months_worker ON billing_revenue_months TO billing_worker
+  USING (auth.get_current_org_id() IS NULL)
+  WITH CHECK (auth.get_current_org_id() IS NULL);
+GRANT SELECT, INSERT, UPDATE ON billing_revenue_months TO billing_worker;
 
 ALTER TABLE billing_revenue_journal ENABLE ROW LEVEL SECURITY;
 ALTER TABLE billing_revenue_journal FORCE ROW LEVEL SECURITY;
@@ -147,10 +172,7 @@ CREATE OR REPLACE VIEW reporting.mrr WITH (security_invoker = true) AS
 
 -- Its movements, by month (UTC) and kind.
 CREATE OR REPLACE VIEW reporting.mrr_movements WITH (security_invoker = true) AS
-  SELECT date_trunc('month', occurred_at, 'UTC') AS month, currency, kind,
-         count(*) AS movements, sum(after_amount - before_amount)::bigint AS amount
-    FROM public.billing_revenue_movements
-   GROUP BY 1, 2, 3;
+  SELECT month, currency, kind, movements, amount FROM public.billing_revenue_months;
 
 -- Every month since the first, from its opening to its closing.
 CREATE OR REPLACE VIEW reporting.mrr_months WITH (security_invoker = true) AS
@@ -254,17 +276,17 @@ CREATE OR REPLACE VIEW reporting.usage_at_risk WITH (security_invoker = true) AS
 -- Every organization that is not archived, and whether it pays.
 CREATE OR REPLACE VIEW reporting.customers WITH (security_invoker = true) AS
   SELECT o.id AS organization_id, o.name, o.external_id, o.plan_tier,
-         CASE WHEN EXISTS (SELECT FROM public.billing_subscriptions s
-                            WHERE s.organization_id = o.id AND s.status IN ('past_due', 'unpaid'))
-              THEN 'past_due'
-              WHEN EXISTS (SELECT FROM public.billing_revenue_balances b
-                            WHERE b.organization_id = o.id AND b.amount > 0)
-              THEN 'paying'
-              WHEN EXISTS (SELECT FROM public.billing_subscriptions s
-                            WHERE s.organization_id = o.id AND s.status = 'trialing')
-              THEN 'trialing'
+         CASE WHEN late.organization_id IS NOT NULL THEN 'past_due'
+              WHEN pays.organization_id IS NOT NULL THEN 'paying'
+              WHEN tries.organization_id IS NOT NULL THEN 'trialing'
               ELSE 'free' END AS standing
     FROM public.organizations o
+    LEFT JOIN (SELECT DISTINCT organization_id FROM public.billing_subscriptions
+                WHERE status IN ('past_due', 'unpaid')) late ON late.organization_id = o.id
+    LEFT JOIN (SELECT DISTINCT organization_id FROM public.billing_revenue_balances
+                WHERE amount > 0) pays ON pays.organization_id = o.id
+    LEFT JOIN (SELECT DISTINCT organization_id FROM public.billing_subscriptions
+                WHERE status = 'trialing') tries ON tries.organization_id = o.id
    WHERE o.archived_at IS NULL
      AND o.id <> '5a3b1e00-0000-7000-8000-000000000001';
 

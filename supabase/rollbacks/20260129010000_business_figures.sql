@@ -13,7 +13,9 @@ DROP SCHEMA IF EXISTS reporting;
 DROP INDEX IF EXISTS billing_subscriptions_updated_idx;
 DROP INDEX IF EXISTS billing_subscriptions_unsettled_idx;
 DROP INDEX IF EXISTS billing_subscriptions_trials_idx;
+DROP INDEX IF EXISTS billing_invoices_open_idx;
 DROP TABLE IF EXISTS billing_revenue_journal;
+DROP TABLE IF EXISTS billing_revenue_months;
 DROP TABLE IF EXISTS billing_revenue_movements;
 DROP TABLE IF EXISTS billing_revenue_balances;
 

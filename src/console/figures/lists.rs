@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::super::query::{address, filled};
-use super::super::screen::{Block, Cell, Field, Filter, Grid, Refusal, Screen, Tone};
+use super::super::screen::{Block, Cell, Field, Filter, Grid, Refusal, Screen, Tone, grouped};
 use super::super::session::Signed;
 use super::super::{Console, organizations, webhooks};
 use super::{PATH, amount};
 use crate::db::WorkerTx;
-use crate::reporting::figures::{self, Customer, KINDS, Movement};
+use crate::reporting::figures::{self, Customer, CustomerCount, KINDS, Movement, STANDINGS};
 use crate::reporting::routes::{
     CUSTOMERS_LISTED, MOVEMENTS_LISTED, Standing, looked,
     {customers_csv as all_customers, movements_csv as all_movements},
@@ -241,6 +241,7 @@ pub async fn customers(
         .await?;
     let mut tx = WorkerTx::begin(&shared.pool).await?;
     let rows = figures::customers(tx.conn(), standing, page.after, page.rows()).await?;
+    let counts = figures::standings(tx.conn()).await?;
     let (operator, filters) = (&signed.operator, asked.filters());
     looked(&mut tx, operator, CUSTOMERS_LISTED, "customers", filters).await?;
     tx.commit().await?;
@@ -255,6 +256,7 @@ pub async fn customers(
     ];
     let screen = Screen::new(&signed, PATH, "Who pays, and who is free")
         .above(PATH, "Figures")
+        .with(by_plan(&counts))
         .with(Block::Filter(Filter {
             action: CUSTOMERS,
             label: "Choose who",
@@ -277,6 +279,48 @@ pub async fn customers(
             text: "All of these organizations as CSV",
         });
     Ok(screen.answer())
+}
+
+fn by_plan(counts: &[CustomerCount]) -> Block {
+    let mut plans: Vec<&str> = Vec::new();
+    for one in counts {
+        if !plans.contains(&one.plan_tier.as_str()) {
+            plans.push(&one.plan_tier);
+        }
+    }
+    let count = |plan: Option<&str>, standing: &str| -> i64 {
+        let of = counts.iter().filter(|one| one.standing == standing);
+        let of = of.filter(|one| plan.is_none_or(|plan| one.plan_tier == plan));
+        of.map(|one| one.organizations).sum()
+    };
+    let mut rows: Vec<Vec<Cell>> = plans
+        .into_iter()
+        .map(|plan| {
+            let counts =
+                STANDINGS.map(|standing| Cell::Number(grouped(count(Some(plan), standing))));
+            [vec![Cell::text(plan)], counts.to_vec()].concat()
+        })
+        .collect();
+    if !rows.is_empty() {
+        let totals = STANDINGS.map(|standing| {
+            let href = address(CUSTOMERS, &[("standing", Some(standing))]);
+            Cell::link(href, grouped(count(None, standing)))
+        });
+        rows.push([vec![Cell::text("All plans")], totals.to_vec()].concat());
+    }
+    Block::Grid(Grid {
+        title: "By plan".to_owned(),
+        note: Some(
+            "Organizations that are not archived, each once: past due, where a subscription is \
+             past due or unpaid; else paying, with recurring revenue above zero; else in a \
+             trial; else free, whatever its plan."
+                .to_owned(),
+        ),
+        columns: vec!["Plan", "Paying", "Past due", "In trial", "Free"],
+        rows,
+        empty: "There is no organization.",
+        ..Grid::default()
+    })
 }
 
 fn customer(one: &Customer) -> Vec<Cell> {

@@ -258,6 +258,10 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
                 "organization_id currency sequence kind before_amount after_amount occurred_at \
                  booked_at stripe_subscription_id stripe_event_id",
             ),
+            (
+                "billing_revenue_months",
+                "month currency kind movements amount",
+            ),
             ("billing_revenue_journal", "name ran_at compared_at"),
         ],
     ),

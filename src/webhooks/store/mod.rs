@@ -1,9 +1,9 @@
 //! SQL of the webhook event log.
 
 pub mod dead_letters;
+mod hours;
 pub mod inspect;
 pub mod leases;
-mod hours;
 mod rehearsal;
 pub mod rejections;
 pub mod replays;

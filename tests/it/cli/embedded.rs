@@ -77,6 +77,7 @@ const COMMANDS: &[&[&str]] = &[
     &["explain", "evt_1"],
     &["figures", "show"],
     &["figures", "months"],
+    &["figures", "standings"],
     &["features", "list", "--organization", ORGANIZATION],
     &[
         "features",

@@ -35,7 +35,8 @@ WITH relations AS (
                      'billing_schema_migrations', 'webhook_rejections',
                      'webhook_dead_letter_sources', 'plan_versions', 'billing_prices',
                      'plan_version_prices', 'catalogue_metrics', 'catalogue_addons', 'stripe_meter_errors',
-                     'outbound_endpoints', 'stripe_imports', 'billing_revenue_journal') AS without_tenant,
+                     'outbound_endpoints', 'stripe_imports', 'billing_revenue_journal',
+                     'billing_revenue_months') AS without_tenant,
          relname IN ('webhook_events', 'webhook_dead_letter_queue') AS by_bucket
     FROM relations WHERE relkind IN ('r', 'p')
 ), functions AS (

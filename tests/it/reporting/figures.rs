@@ -37,9 +37,9 @@ impl Books {
 #[tokio::test]
 async fn each_organization_stands_somewhere_once() {
     let books = Books::of_four().await;
-    let figures = books.get("").await;
+    let figures = books.get("/standings").await;
     let count = |standing: &str| -> i64 {
-        let rows = figures["customers"].as_array().unwrap().iter();
+        let rows = figures["data"].as_array().unwrap().iter();
         let rows = rows.filter(|row| row["standing"] == standing);
         rows.map(|row| row["organizations"].as_i64().unwrap()).sum()
     };

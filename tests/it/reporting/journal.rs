@@ -208,6 +208,16 @@ async fn any_history_adds_up_and_booking_twice_or_at_once_books_once() {
         "each movement goes on where the last one ended"
     );
     assert!(db.count("billing_revenue_movements").await > 10);
+    let apart = "(SELECT month, currency, kind, movements, amount FROM reporting.mrr_movements
+                  EXCEPT
+                  SELECT date_trunc('month', occurred_at, 'UTC'), currency, kind, count(*),
+                         sum(after_amount - before_amount)
+                    FROM billing_revenue_movements GROUP BY 1, 2, 3) apart";
+    assert_eq!(
+        db.count(apart).await,
+        0,
+        "each month has what its movements come to"
+    );
     let closing = db
         .value("SELECT closing_amount::text FROM reporting.mrr_months ORDER BY month DESC LIMIT 1")
         .await;
