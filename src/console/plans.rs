@@ -332,7 +332,7 @@ fn noticed(plans: &[PlanDiff]) -> Block {
     let affected = plans.iter().flat_map(|plan| {
         let others = plan.subscribers.iter();
         let others = others.filter(|one| one.effect != Effect::Same);
-        others.map(|one| (plan, one))
+        others.map(move |one| (plan, one))
     });
     let rows = affected.map(|(plan, one)| {
         vec![

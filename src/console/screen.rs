@@ -206,6 +206,11 @@ pub enum Block {
     Grid(Grid),
     Filter(Filter),
     Form(Form),
+    /// Bars side by side, and their numbers.
+    Bars {
+        grid: Grid,
+        bars: Vec<Bar>,
+    },
     /// A form with fields.
     Entry {
         form: Form,
@@ -228,6 +233,27 @@ pub enum Block {
         answer: String,
         causes: Vec<(String, String, String)>,
     },
+}
+
+/// A bar: how high it is, and how much of that is bad, of a hundred.
+pub struct Bar {
+    pub height: i64,
+    pub bad: i64,
+}
+
+impl Bar {
+    /// Where it begins from the left, as the `n`th.
+    pub fn left(n: &usize) -> usize {
+        n * 10
+    }
+
+    pub fn top(&self) -> i64 {
+        100 - self.height
+    }
+
+    pub fn bad_top(&self) -> i64 {
+        100 - self.bad
+    }
 }
 
 pub struct Card {
