@@ -26,6 +26,7 @@ pub mod pages;
 pub mod payment_methods;
 pub mod portal;
 pub mod projection;
+pub mod reporting;
 pub mod server;
 pub mod state;
 pub mod stripe;

@@ -36,7 +36,7 @@ use crate::tenancy::{audit_log, organizations};
 use crate::webhooks::endpoint::Endpoint;
 use crate::webhooks::operator::OperatorState;
 use crate::webhooks::worker::Processor;
-use crate::{invoices, outbox, payment_methods, timeline, webhooks};
+use crate::{invoices, outbox, payment_methods, reporting, timeline, webhooks};
 
 /// What the handlers need.
 pub struct Api {
@@ -141,6 +141,7 @@ fn features() -> Unbound<Api> {
                 config: api.outbound.clone(),
             }),
         )
+        .merge(reporting::routes::routes().of(|api: &Api| api.shared.clone()))
         .merge(console::routes().of(|api: &Api| Arc::new(api.console())))
         .merge(portal_routes::routes().of(|api: &Api| PortalSessions {
             shared: api.shared.clone(),
@@ -171,6 +172,10 @@ impl Api {
             explaining: Explaining {
                 shared: self.shared.clone(),
                 rules: self.rules.clone(),
+            },
+            events: outbox::routes::EventState {
+                shared: self.shared.clone(),
+                config: self.outbound.clone(),
             },
             states: self.states.clone(),
             subscriptions: self.subscriptions.clone(),

@@ -11,6 +11,7 @@ use crate::metering::{charges, grace, ledger, quotas, reports};
 use crate::outbox;
 use crate::portal;
 use crate::projection;
+use crate::reporting;
 use crate::server::budget::{Class, Doing, Shortage};
 use crate::subscriptions::{self, DriftKind, Findings};
 use crate::telemetry::metrics::{self, Labels};
@@ -35,7 +36,8 @@ pub fn of_service(catalogue: &Catalogue, missing: u32) -> PrometheusHandle {
             .chain(console::audit_actions())
             .chain(portal::audit_actions())
             .chain(auth::audit_actions())
-            .chain(timeline::audit_actions()),
+            .chain(timeline::audit_actions())
+            .chain(reporting::audit_actions()),
     );
     metrics::of_service(
         catalogue.metrics().keys().map(String::as_str),

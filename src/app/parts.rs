@@ -21,6 +21,7 @@ use crate::metering::ledger::{self, Ledger};
 use crate::metering::{grace, quotas};
 use crate::migrations::Gate;
 use crate::outbox::{publisher, sender};
+use crate::reporting::journal;
 use crate::subscriptions::{self, CHECK_EVERY, SETTLE_EVERY, Subscriptions, VanishedPlans};
 use crate::tenancy::auth::issued::{self, Issuer};
 use crate::webhooks::bulk;
@@ -103,6 +104,10 @@ impl Parts {
             return;
         }
         self.register_metering(background);
+        let pool = self.pool.clone();
+        self.writing(background, "revenue journal", journal::PERIOD, move || {
+            book_revenue(pool.clone())
+        });
         self.register_outbox(serve, background);
         let (pool, catalogue) = (self.pool.clone(), self.catalogue.clone());
         self.writing(background, "past due access", PAST_DUE, move || {
@@ -244,6 +249,14 @@ async fn sweep_past_due(pool: PgPool, catalogue: Arc<Catalogue>) -> Result<Next,
     let changed = subscriptions::sweep_past_due(&pool, &catalogue).await?;
     if changed > 0 {
         tracing::info!(changed, "Access while past due ended, or is back");
+    }
+    Ok(Next::AfterPeriod)
+}
+
+async fn book_revenue(pool: PgPool) -> Result<Next, sqlx::Error> {
+    let movements = journal::run(&pool).await?;
+    if movements > 0 {
+        tracing::debug!(movements, "Movements of recurring revenue booked");
     }
     Ok(Next::AfterPeriod)
 }

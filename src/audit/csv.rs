@@ -52,7 +52,7 @@ const STARTS_FORMULAS: [char; 11] = [
     '=', '+', '-', '@', '\t', '\r', '\n', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}',
 ];
 
-fn field(text: &str) -> String {
+pub fn field(text: &str) -> String {
     let guarded = if text.starts_with(STARTS_FORMULAS) {
         format!("'{text}")
     } else {

@@ -166,7 +166,7 @@ async fn run(
         .command("pg_dump")?
         // Row-level security also applies to an owner that is no superuser.
         .args(["--format=custom", "--enable-row-security", "--verbose"])
-        .args(["--schema=public", "--schema=auth"])
+        .args(["--schema=public", "--schema=auth", "--schema=reporting"])
         .arg(format!("--snapshot={snapshot}"))
         .arg(format!("--lock-wait-timeout={}", LOCK_WAIT.as_millis()))
         .stdout(Stdio::piped())

@@ -14,6 +14,7 @@ mod offers;
 mod plan;
 mod prices;
 mod quotas;
+pub mod raise;
 mod recovery;
 pub mod routes;
 mod seats;

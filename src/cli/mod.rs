@@ -18,6 +18,7 @@ mod events;
 mod explain;
 mod failure;
 mod features;
+mod figures;
 mod grace_periods;
 mod import;
 mod initiator;
@@ -122,6 +123,9 @@ pub enum Command {
     Usage(usage::Usage),
     /// Explain an event, an invoice, a plan, a quota or a feature by its causes.
     Explain(explain::Explain),
+    /// Who pays, how much a month, and how that moved.
+    #[command(subcommand)]
+    Figures(figures::Figures),
     /// Tell the product what changed: types of events, endpoints and deliveries.
     #[command(subcommand)]
     Events(events::Events),
@@ -263,6 +267,7 @@ async fn dispatch(command: Command, global: &GlobalArgs) -> Result<(), Failure> 
         Command::Quotas(quotas) => quotas.run(global).await,
         Command::Features(features) => features.run(global).await,
         Command::Explain(explain) => explain.run(global).await,
+        Command::Figures(figures) => figures.run(global).await,
         Command::GracePeriods(periods) => periods.run(global).await,
         Command::Retention(retention) => retention.run(global).await,
         Command::Usage(usage) => usage.run(global).await,

@@ -5,20 +5,24 @@ use std::time::{Duration, Instant};
 
 use axum::extract;
 use axum::response::Response;
+use jiff::{SignedDuration, Timestamp};
 use sqlx::postgres::PgPool;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
-use super::screen::{Block, Card, Cell, Grid, Refusal, Screen, Tone, grouped};
+use super::organizations::Names;
+use super::screen::{Bar, Block, Card, Cell, Grid, Refusal, Screen, Tone, grouped};
 use super::session::Signed;
 use super::time::span;
-use super::{Console, dead_letters, webhooks};
+use super::{Console, dead_letters, explained, webhooks};
 use crate::catalogue::Catalogue;
 use crate::db::WorkerTx;
 use crate::doctor::{self, Check, Verdict};
 use crate::maintenance::{self, LastRun, Retried};
 use crate::metering::grace;
-use crate::webhooks::{self as events, Backlog};
+use crate::stripe::requests;
+use crate::webhooks::{self as events, Backlog, Hour};
 
 /// An event that waits longer than this is late.
 const LATE_SECS: i64 = 600;
@@ -26,7 +30,12 @@ const LATE_SECS: i64 = 600;
 const FRESH: Duration = Duration::from_secs(30);
 
 /// How long a page waits for verdicts that are being made.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Grace periods that are shown.
+const NEXT_GRACES: i64 = 10;
+/// A request that has no answer for longer than this is open.
+const IN_FLIGHT: SignedDuration = SignedDuration::from_mins(5);
 
 /// The verdicts of `doctor` that need nothing but the database, kept for a while.
 #[derive(Clone, Default)]
@@ -39,14 +48,21 @@ struct State {
     making: Option<JoinHandle<()>>,
 }
 
-type Kept = (Instant, Vec<Check>);
+/// What was found, and when.
+#[derive(Clone)]
+struct Kept {
+    at: Instant,
+    checks: Vec<Check>,
+    /// What came in by the hour; `None` if it could not be read.
+    hours: Option<Vec<Hour>>,
+}
 
 impl Verdicts {
     /// The last verdicts, if any were made. Those that are old are made anew, beside the request,
     /// by one task at a time.
     async fn get(&self, pool: &PgPool, catalogue: &Arc<Catalogue>) -> Option<Kept> {
         let mut state = self.0.lock().await;
-        let fresh = |kept: &Kept| kept.0.elapsed() < FRESH;
+        let fresh = |kept: &Kept| kept.at.elapsed() < FRESH;
         if state.kept.as_ref().is_some_and(fresh) {
             return state.kept.clone();
         }
@@ -74,7 +90,21 @@ async fn make(verdicts: Verdicts, pool: PgPool, catalogue: Arc<Catalogue>) {
     checks.extend(doctor::check_usage(&pool, &catalogue).await);
     checks.push(doctor::check_outbound(&pool).await);
     checks.extend(doctor::check_subscriptions(&pool, &catalogue).await);
-    verdicts.0.lock().await.kept = Some((Instant::now(), checks));
+    let hours = by_hour(&pool).await;
+    let hours = hours.inspect_err(|error| {
+        tracing::warn!(%error, "the home page cannot show what came in by the hour");
+    });
+    verdicts.0.lock().await.kept = Some(Kept {
+        at: Instant::now(),
+        checks,
+        hours: hours.ok(),
+    });
+}
+
+/// It counts a day of events, which is more than a page should read.
+async fn by_hour(pool: &PgPool) -> Result<Vec<Hour>, sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    events::hours(tx.conn()).await
 }
 
 pub async fn page(
@@ -86,7 +116,11 @@ pub async fn page(
     let mut tx = WorkerTx::begin(pool).await?;
     let backlog = events::backlog(tx.conn()).await?;
     let graces = grace::active_by_metric(tx.conn()).await?;
+    let ending = grace::ending(tx.conn(), NEXT_GRACES).await?;
+    let unsettled = requests::unsettled(tx.conn(), IN_FLIGHT).await?;
     tx.commit().await?;
+    let drift = maintenance::drift_left(pool).await?;
+    let names = Names::of(&console, ending.iter().map(|(id, ..)| *id)).await?;
     let runs = maintenance::last_runs(pool, &maintenance::SCHEDULED).await?;
     let retried = maintenance::retried_today(pool).await?;
     let checks = console.verdicts.get(pool, &console.catalogue).await;
@@ -97,8 +131,17 @@ pub async fn page(
             letters(&backlog),
             success(retried),
             in_grace(graces.values().sum(), graces.len()),
+            open_requests(unsettled),
+            drifted(&drift, &runs),
         ]))
         .with(findings(checks.as_ref()))
+        .with_all(
+            checks
+                .as_ref()
+                .and_then(|kept| kept.hours.as_deref())
+                .map(intake),
+        )
+        .with(ending_graces(&ending, &names))
         .with(jobs(&runs));
     Ok(screen.answer())
 }
@@ -182,8 +225,123 @@ fn in_grace(periods: i64, metrics: usize) -> Card {
     }
 }
 
+/// Those that nobody has heard the answer of.
+fn open_requests((abandoned, open): (i64, i64)) -> Card {
+    Card {
+        label: "Requests to Stripe without an answer",
+        value: grouped(open + abandoned),
+        note: match abandoned {
+            0 => "serve asks for what is open".to_owned(),
+            _ => format!("{} given up: see the findings", grouped(abandoned)),
+        },
+        tone: match (abandoned, open) {
+            (0, 0) => Tone::Good,
+            (0, _) => Tone::Warn,
+            _ => Tone::Bad,
+        },
+        href: None,
+    }
+}
+
+/// What the newest reconciliation left.
+fn drifted(drift: &[(&'static str, u64)], runs: &[LastRun]) -> Card {
+    let ran = runs
+        .iter()
+        .any(|run| run.job == maintenance::reconciliation::JOB);
+    let all: u64 = drift.iter().map(|(_, left)| left).sum();
+    let kinds: Vec<String> = drift
+        .iter()
+        .map(|(kind, left)| format!("{left} {}", kind.replace('_', " ")))
+        .collect();
+    Card {
+        label: "Differences from Stripe",
+        value: match ran {
+            true => grouped(all),
+            false => "not known".to_owned(),
+        },
+        note: match (ran, kinds.is_empty()) {
+            (false, _) => "subscriptions reconcile has never run".to_owned(),
+            (true, true) => "the newest reconciliation left none".to_owned(),
+            (true, false) => kinds.join(", "),
+        },
+        tone: match (ran, all) {
+            (false, _) => Tone::Plain,
+            (true, 0) => Tone::Good,
+            (true, _) => Tone::Warn,
+        },
+        href: None,
+    }
+}
+
+/// What came in by the hour, and how much of it succeeded.
+fn intake(hours: &[Hour]) -> Block {
+    let most = hours.iter().map(Hour::received).max().unwrap_or(0).max(1);
+    let bars = hours.iter().map(|hour| Bar {
+        // Whatever came in is seen.
+        height: (hour.received() * 100 / most).max(i64::from(hour.received() > 0)),
+        bad: (hour.received() - hour.at_once()) * 100 / most,
+    });
+    let rows = hours.iter().rev().map(|hour| {
+        let percent = (hour.at_once() * 100).checked_div(hour.received());
+        vec![
+            Cell::text(hour.at.strftime("%d %b %H:00").to_string()),
+            Cell::Number(grouped(hour.received())),
+            Cell::maybe(percent, |percent| Cell::Number(format!("{percent} %"))),
+            Cell::Number(grouped(hour.retried)),
+            Cell::Number(grouped(hour.waiting)),
+            Cell::Number(grouped(hour.dead_letters)),
+        ]
+    });
+    let received: i64 = hours.iter().map(Hour::received).sum();
+    let at_once: i64 = hours.iter().map(Hour::at_once).sum();
+    let percent = (at_once * 100).checked_div(received);
+    let rows: Vec<Vec<Cell>> = rows.collect();
+    Block::Bars {
+        bars: bars.collect(),
+        grid: Grid {
+            title: "Events in, by the hour".to_owned(),
+            note: Some(match percent {
+                Some(percent) => format!(
+                    "{} came within 24 hours, and {percent} % succeeded at the first attempt. \
+                     Red are those that were tried again, wait or are dead letters.",
+                    grouped(received)
+                ),
+                None => "None came within 24 hours.".to_owned(),
+            }),
+            columns: vec![
+                "Hour (UTC)",
+                "Received",
+                "Succeeded at once",
+                "After retries",
+                "Wait",
+                "Dead letters",
+            ],
+            rows,
+            ..Grid::default()
+        },
+    }
+}
+
+fn ending_graces(ending: &[(Uuid, String, Timestamp)], names: &Names) -> Block {
+    let rows = ending.iter().map(|(id, metric, at)| {
+        vec![
+            Cell::time(*at),
+            names.link(*id),
+            Cell::link(explained::of_metric(*id, metric), metric),
+        ]
+    });
+    Block::Grid(Grid {
+        title: "Grace periods that end next".to_owned(),
+        note: Some("After its end, what is over the quota is refused.".to_owned()),
+        columns: vec!["Ends", "Organization", "Metric"],
+        rows: rows.collect(),
+        empty: "None runs.",
+        ..Grid::default()
+    })
+}
+
 fn findings(kept: Option<&Kept>) -> Block {
-    let Some((at, checks)) = kept else {
+    let Some(Kept { at, checks, .. }) = kept else {
         return webhooks::notice(
             Tone::Plain,
             "Findings are being made",
@@ -231,7 +389,7 @@ fn jobs(runs: &[LastRun]) -> Block {
             Some(_) => Cell::Badge(Tone::Bad, "failed".to_owned()),
         };
         let succeeded = run.and_then(|run| run.success_secs);
-        let succeeded = succeeded.and_then(|secs| jiff::Timestamp::from_second(secs).ok());
+        let succeeded = succeeded.and_then(|secs| Timestamp::from_second(secs).ok());
         vec![Cell::text(*job), state, Cell::maybe(succeeded, Cell::time)]
     });
     Block::Grid(Grid {

@@ -8,12 +8,15 @@ mod bulk_actions;
 mod dead_letters;
 mod drift;
 mod effects;
+mod events_out;
 mod explained;
+mod figures;
 mod home;
 mod operators;
 mod organization;
 mod organizations;
 mod overrides;
+mod plans;
 mod screen;
 mod session;
 mod sign_in;
@@ -33,6 +36,7 @@ use tokio::sync::Semaphore;
 
 use crate::catalogue::Catalogue;
 use crate::explain::routes::Explaining;
+use crate::outbox::routes::EventState;
 use crate::pages::{query, time};
 use crate::server::Shared;
 use crate::server::problem::Problem;
@@ -58,6 +62,7 @@ pub struct Console {
     pub single_sign_on: Option<SingleSignOn>,
     pub webhooks: OperatorState,
     pub explaining: Explaining,
+    pub events: EventState,
     pub states: States,
     pub subscriptions: Subscriptions,
     pub catalogue: Arc<Catalogue>,
@@ -71,7 +76,7 @@ pub use home::Verdicts;
 
 /// The audit actions of what only the console shows.
 pub fn audit_actions() -> impl Iterator<Item = &'static str> {
-    [audit_log::LISTED, audit_log::VERIFIED].into_iter()
+    [audit_log::LISTED, audit_log::VERIFIED, plans::SHOWN].into_iter()
 }
 
 pub fn routes() -> Routes<Arc<Console>> {
@@ -199,6 +204,8 @@ pub fn routes() -> Routes<Arc<Console>> {
             get(explained::page),
             browsers,
         )
+        .merge(of_events_out(browsers))
+        .merge(of_figures(browsers))
         .page(
             read.clone(),
             audit_log::PATH,
@@ -240,6 +247,84 @@ fn operator_pages(read: &Method, act: &Method, browsers: Rules) -> Routes<Arc<Co
         .page(act(), operators::PATH, post(operators::act), secret)
         .page(read(), operators::ONE, get(operators::one), browsers)
         .page(act(), operators::ONE, post(operators::end), browsers)
+}
+
+fn of_events_out(browsers: Rules) -> Routes<Arc<Console>> {
+    const ENDPOINT: &str = "/console/events-out/{endpoint}";
+    const DELIVERY: &str = "/console/events-out/deliveries/{delivery}";
+    let (read, act) = (Method::GET, Method::POST);
+    Routes::new()
+        .page(
+            read.clone(),
+            events_out::PATH,
+            get(events_out::list),
+            browsers,
+        )
+        .page(
+            act.clone(),
+            events_out::PATH,
+            post(events_out::create),
+            browsers.secret(),
+        )
+        .page(read.clone(), ENDPOINT, get(events_out::endpoint), browsers)
+        .page(
+            act.clone(),
+            ENDPOINT,
+            post(events_out::act_on_endpoint),
+            browsers,
+        )
+        .page(
+            act.clone(),
+            "/console/events-out/{endpoint}/secret",
+            post(events_out::rotate),
+            browsers.secret(),
+        )
+        .page(
+            read.clone(),
+            events_out::DELIVERIES,
+            get(events_out::deliveries),
+            browsers,
+        )
+        .page(read, DELIVERY, get(events_out::delivery), browsers)
+        .page(act, DELIVERY, post(events_out::act_on_delivery), browsers)
+}
+
+/// What is sold, and what that comes to.
+fn of_figures(browsers: Rules) -> Routes<Arc<Console>> {
+    let read = Method::GET;
+    Routes::new()
+        .page(read.clone(), plans::PATH, get(plans::page), browsers)
+        .page(read.clone(), figures::PATH, get(figures::page), browsers)
+        .page(
+            read.clone(),
+            figures::MONTHS_CSV,
+            get(figures::months_csv),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            figures::MOVEMENTS,
+            get(figures::movements),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            figures::MOVEMENTS_CSV,
+            get(figures::movements_csv),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            figures::CUSTOMERS,
+            get(figures::customers),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            figures::CUSTOMERS_CSV,
+            get(figures::customers_csv),
+            browsers,
+        )
 }
 
 /// Browsers are led to the console; programs are told that nothing is here.

@@ -2,6 +2,7 @@
 //! else makes markup.
 
 pub mod entry;
+mod text;
 
 use std::sync::LazyLock;
 
@@ -21,6 +22,8 @@ use super::time::Moment;
 pub use crate::pages::number::grouped;
 use crate::server::layers::idempotency::OF_FORM;
 use crate::server::problem::Problem;
+
+pub use text::{digest, grouped};
 
 /// No script runs, and nothing comes from outside.
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; \
@@ -83,12 +86,15 @@ pub struct Section {
     pub current: bool,
 }
 
-const SECTIONS: [(&str, &str); 7] = [
+const SECTIONS: [(&str, &str); 10] = [
     ("/console", "Home"),
     (super::webhooks::PATH, "Webhooks in"),
     (super::dead_letters::PATH, "Dead letters"),
+    (super::events_out::PATH, "Events out"),
     (super::organizations::PATH, "Organizations"),
     (super::explained::PATH, "Explain"),
+    (super::plans::PATH, "Plans"),
+    (super::figures::PATH, "Figures"),
     (super::audit_log::PATH, "Audit log"),
     (super::operators::PATH, "Operators and keys"),
 ];
@@ -222,6 +228,16 @@ pub enum Block {
     Entry(entry::Entry),
     Picture(entry::Picture),
     Edit(Edit),
+    /// Bars side by side, and their numbers.
+    Bars {
+        grid: Grid,
+        bars: Vec<Bar>,
+    },
+    /// What is above, as a file.
+    Download {
+        href: String,
+        text: &'static str,
+    },
     /// Text as it is, byte for byte.
     Code {
         title: String,
@@ -242,6 +258,27 @@ pub enum Block {
         answer: String,
         causes: Vec<(String, String, String)>,
     },
+}
+
+/// A bar: how high it is, and how much of that is bad, of a hundred.
+pub struct Bar {
+    pub height: i64,
+    pub bad: i64,
+}
+
+impl Bar {
+    /// Where it begins from the left, as the `n`th.
+    pub fn left(n: &usize) -> usize {
+        n * 10
+    }
+
+    pub fn top(&self) -> i64 {
+        100 - self.height
+    }
+
+    pub fn bad_top(&self) -> i64 {
+        100 - self.bad
+    }
 }
 
 pub struct Card {
@@ -354,6 +391,14 @@ impl Button {
                 | "stop"
                 | "set"
                 | "unset"
+                | "create"
+                | "rotate"
+                | "test"
+                | "enable"
+                | "disable"
+                | "remove"
+                | "recover"
+                | "resend"
         )
     }
 

@@ -88,6 +88,10 @@ pub const TABLES: &[OfTable] = &[
     ("billing_subscription_payments", KEEP, READ),
     ("billing_subscription_schedules", KEEP, READ),
     ("billing_subscriptions", KEEP, READ),
+    ("billing_revenue_balances", KEEP, NOTHING),
+    ("billing_revenue_journal", KEEP, NOTHING),
+    ("billing_revenue_months", KEEP, NOTHING),
+    ("billing_revenue_movements", APPEND, NOTHING),
     ("catalogue_addons", KEEP, NOTHING),
     ("trial_cards", CHANGE, NOTHING),
     ("catalogue_metrics", KEEP, NOTHING),
@@ -96,6 +100,15 @@ pub const TABLES: &[OfTable] = &[
     ("plan_versions", APPEND, NOTHING),
     ("stripe_imports", KEEP, NOTHING),
     ("stripe_meter_errors", KEEP, NOTHING),
+    ("reporting.recurring_items", READ, NOTHING),
+    ("reporting.recurring_revenue", READ, NOTHING),
+    ("reporting.mrr", READ, NOTHING),
+    ("reporting.mrr_movements", READ, NOTHING),
+    ("reporting.mrr_months", READ, NOTHING),
+    ("reporting.trials", READ, NOTHING),
+    ("reporting.past_due", READ, NOTHING),
+    ("reporting.usage_at_risk", READ, NOTHING),
+    ("reporting.customers", READ, NOTHING),
 ];
 
 /// The functions that both roles may call.
@@ -153,7 +166,10 @@ pub async fn lost(conn: &mut PgConnection) -> Result<Vec<Lost>, sqlx::Error> {
                                      AND n.nspname = split_part(object, '.', 1))
             ELSE (SELECT NOT has_table_privilege(role, c.oid, privilege)
                     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                   WHERE c.relname = object AND n.nspname = 'public')
+                   WHERE c.relname = CASE strpos(object, '.') WHEN 0 THEN object
+                                          ELSE split_part(object, '.', 2) END
+                     AND n.nspname = CASE strpos(object, '.') WHEN 0 THEN 'public'
+                                          ELSE split_part(object, '.', 1) END)
           END
           ORDER BY place",
     )
@@ -192,6 +208,8 @@ fn needed() -> Vec<[&'static str; 4]> {
             needed.push([role, "SCHEMA", schema, "USAGE"]);
         }
     }
+    // Requests read no figures.
+    needed.push(["billing_worker", "SCHEMA", "reporting", "USAGE"]);
     for (table, worker, app) in TABLES {
         for (role, rights) in ROLES.into_iter().zip([worker, app]) {
             needed.extend(rights.iter().map(|right| [role, "", *table, *right]));

@@ -59,6 +59,14 @@ pub async fn measure(pool: &PgPool) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
+/// The differences from Stripe that the newest reconciliation left, by kind.
+pub async fn drift_left(pool: &PgPool) -> Result<Vec<(&'static str, u64)>, sqlx::Error> {
+    let counted = runs::newest_counters(pool, reconciliation::JOB).await?;
+    let kinds = DriftKind::ALL.map(DriftKind::as_str).into_iter();
+    let left = kinds.map(|kind| (kind, metrics::drift_in(kind, &counted)));
+    Ok(left.filter(|(_, left)| *left > 0).collect())
+}
+
 /// Enters a run within the service, whose counters its metrics have.
 pub async fn record_run(
     pool: &PgPool,

@@ -105,6 +105,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260128010000", "bulk_actions"),
     ("20260128020000", "timeline"),
     ("20260128030000", "quota_override_terms"),
+    ("20260129010000", "business_figures"),
 ];
 
 /// A migration and its state in the database.

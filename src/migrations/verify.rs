@@ -69,11 +69,25 @@ pub const TENANT_TABLES: &[(&str, bool)] = &[
     ("outbound_events", false),
     ("outbound_deliveries", false),
     ("outbound_lanes", false),
+    ("billing_revenue_balances", false),
+    ("billing_revenue_movements", false),
 ];
 
 /// The ledger under the name that operators use, where Prisma has no table of its own, and
-/// the quotas in force.
-const VIEWS: [&str; 2] = ["_prisma_migrations", "effective_usage_quotas"];
+/// the quotas in force; the business figures.
+const VIEWS: [&str; 11] = [
+    "_prisma_migrations",
+    "effective_usage_quotas",
+    "reporting.recurring_items",
+    "reporting.recurring_revenue",
+    "reporting.mrr",
+    "reporting.mrr_movements",
+    "reporting.mrr_months",
+    "reporting.trials",
+    "reporting.past_due",
+    "reporting.usage_at_risk",
+    "reporting.customers",
+];
 
 /// Tables without tenants' data that row-level security closes as well.
 const CLOSED_TABLES: &[&str] = &[
@@ -101,6 +115,8 @@ const CLOSED_TABLES: &[&str] = &[
     "outbound_endpoints",
     "stripe_imports",
     "webhook_bulk_actions",
+    "billing_revenue_journal",
+    "billing_revenue_months",
 ];
 
 /// The migrations' ledger.
@@ -279,7 +295,8 @@ async fn views(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(), s
     for view in VIEWS {
         let as_caller: Option<bool> = sqlx::query_scalar(
             "SELECT relkind <> 'v' OR coalesce('security_invoker=true' = ANY(reloptions), false)
-               FROM pg_class WHERE oid = to_regclass('public.' || $1)",
+               FROM pg_class
+              WHERE oid = to_regclass(CASE strpos($1, '.') WHEN 0 THEN 'public.' || $1 ELSE $1 END)",
         )
         .bind(view)
         .fetch_optional(&mut *conn)

@@ -25,7 +25,7 @@ mod types;
 pub mod upkeep;
 
 pub use document::{schema, webhooks};
-pub use operations::{list, recover, resend, resend_alerts};
+pub use operations::{find, list, recover, resend, resend_alerts};
 pub use post::Answer;
 pub use store::deliveries::{Delivery, Filter, Position, Recovered};
 pub use types::{EventType, TEST};

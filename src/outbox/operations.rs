@@ -26,6 +26,12 @@ pub async fn list(
     store::list(tx.conn(), filter, after, limit).await
 }
 
+/// A delivery, with the body of its event.
+pub async fn find(pool: &PgPool, id: Uuid) -> Result<Option<(Delivery, String)>, sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    store::find(tx.conn(), id).await
+}
+
 /// Sends deliveries again, whatever became of them. Returns those of `ids` that there are.
 pub async fn resend(pool: &PgPool, ids: &[Uuid], by: &By) -> Result<Vec<Uuid>, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;

@@ -52,7 +52,8 @@ pub fn routes() -> Routes<EventState> {
         .route(routes!(resend), operator())
 }
 
-fn by(operator: Operator) -> By {
+/// Whom the audit log names.
+pub fn by(operator: Operator) -> By {
     By {
         actor: operator.actor(),
         client: Some(operator.client),
@@ -60,7 +61,8 @@ fn by(operator: Operator) -> By {
 }
 
 impl EventState {
-    async fn looked(
+    /// Enters that an operator looked.
+    pub async fn looked(
         &self,
         operator: &Operator,
         action: &'static str,

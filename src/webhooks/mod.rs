@@ -20,7 +20,7 @@ pub use store::dead_letters::{
     page as list_dead_letters,
 };
 pub use store::leases::count_due;
-pub use store::{Backlog, CHANNEL, backlog, inspect, leases, rehearse};
+pub use store::{Backlog, CHANNEL, Hour, backlog, hours, inspect, leases, rehearse};
 
 use dead_letters::{discard, rehearsal, replay};
 

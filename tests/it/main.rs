@@ -21,6 +21,7 @@ mod metering;
 mod operations;
 mod outbox;
 mod portal;
+mod reporting;
 mod resilience;
 mod routes;
 mod schemathesis;

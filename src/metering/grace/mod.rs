@@ -4,7 +4,7 @@
 pub mod routes;
 mod store;
 
-pub use store::{Filter, GraceRow, Position, active_by_metric, cleanup, list};
+pub use store::{Filter, GraceRow, Position, active_by_metric, cleanup, ending, list};
 
 use billing_domain::grace_period::EndReason;
 use serde_json::json;

@@ -97,6 +97,26 @@ pub async fn list(conn: &mut PgConnection, filter: &Filter) -> Result<Vec<GraceR
         .collect())
 }
 
+/// The running grace periods that end next: whose, of what, and when.
+pub async fn ending(
+    conn: &mut PgConnection,
+    limit: i64,
+) -> Result<Vec<(Uuid, String, Timestamp)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "SELECT organization_id, metric, least(expires_at, period_end) AS \"ends_at!\"
+           FROM grace_periods
+          WHERE ended_at IS NULL AND expires_at > now() AND period_end > now()
+          ORDER BY expires_at LIMIT $1",
+        limit
+    )
+    .fetch_all(conn)
+    .await?;
+    let rows = rows.into_iter();
+    Ok(rows
+        .map(|row| (row.organization_id, row.metric, row.ends_at.to_jiff()))
+        .collect())
+}
+
 /// The number of running grace periods, by metric.
 pub async fn active_by_metric(
     conn: &mut PgConnection,

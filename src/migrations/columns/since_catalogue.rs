@@ -307,4 +307,23 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
         "20260128030000_quota_override_terms",
         &[("usage_quota_overrides", "reason expires_at set_by")],
     ),
+    (
+        "20260129010000_business_figures",
+        &[
+            (
+                "billing_revenue_balances",
+                "organization_id currency amount discounted_amount sequence occurred_at",
+            ),
+            (
+                "billing_revenue_movements",
+                "organization_id currency sequence kind before_amount after_amount occurred_at \
+                 booked_at stripe_subscription_id stripe_event_id",
+            ),
+            (
+                "billing_revenue_months",
+                "month currency kind movements amount",
+            ),
+            ("billing_revenue_journal", "name ran_at compared_at"),
+        ],
+    ),
 ];

@@ -61,7 +61,8 @@ pub async fn list(
     after: Option<&Position>,
     limit: i64,
 ) -> Result<Vec<Delivery>, sqlx::Error> {
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        Row,
         r#"SELECT d.id, d.endpoint_id, d.organization_id, d.sequence, e.id AS event_id,
                   e.event_type, d.status, d.attempts, d.created_at, d.last_attempt_at,
                   d.next_attempt_at, d.response_status, d.response_excerpt, d.error_message
@@ -85,9 +86,60 @@ pub async fn list(
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| Delivery {
+    Ok(rows.into_iter().map(Delivery::from).collect())
+}
+
+/// One of them, with the body of its event.
+pub async fn find(
+    conn: &mut PgConnection,
+    id: Uuid,
+) -> Result<Option<(Delivery, String)>, sqlx::Error> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"SELECT d.id, d.endpoint_id, d.organization_id, d.sequence, e.id AS event_id,
+                  e.event_type, d.status, d.attempts, d.created_at, d.last_attempt_at,
+                  d.next_attempt_at, d.response_status, d.response_excerpt, d.error_message
+             FROM outbound_deliveries d
+             JOIN outbound_events e
+               ON e.organization_id = d.organization_id AND e.sequence = d.sequence
+            WHERE d.id = $1"#,
+        id
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let body = sqlx::query_scalar!(
+        r#"SELECT body::text AS "body!" FROM outbound_events
+            WHERE organization_id = $1 AND sequence = $2"#,
+        row.organization_id,
+        row.sequence
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(Some((row.into(), body)))
+}
+
+/// A delivery as the tables have it.
+struct Row {
+    id: Uuid,
+    endpoint_id: Uuid,
+    organization_id: Uuid,
+    sequence: i64,
+    event_id: Uuid,
+    event_type: String,
+    status: String,
+    attempts: i32,
+    created_at: jiff_sqlx::Timestamp,
+    last_attempt_at: Option<jiff_sqlx::Timestamp>,
+    next_attempt_at: jiff_sqlx::Timestamp,
+    response_status: Option<i32>,
+    response_excerpt: Option<String>,
+    error_message: Option<String>,
+}
+
+impl From<Row> for Delivery {
+    fn from(row: Row) -> Self {
+        Self {
             id: row.id,
             endpoint_id: row.endpoint_id,
             organization_id: row.organization_id,
@@ -102,8 +154,8 @@ pub async fn list(
             response_status: row.response_status,
             response_excerpt: row.response_excerpt,
             error: row.error_message,
-        })
-        .collect())
+        }
+    }
 }
 
 /// Makes deliveries due again. Returns those that there are.

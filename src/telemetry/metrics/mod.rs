@@ -361,14 +361,18 @@ pub fn drift(kind: &'static str, healed: bool) {
 
 /// The differences of `kind` that a run with these counters left.
 pub fn drift_left(kind: &'static str, counted: &BTreeMap<String, u64>) {
+    gauge!(DRIFT_LEFT, "kind" => kind).set(drift_in(kind, counted) as f64);
+}
+
+/// How many that is.
+pub fn drift_in(kind: &str, counted: &BTreeMap<String, u64>) -> u64 {
     let kind_label = format!("kind=\"{kind}\"");
     let of_kind = counted.iter().filter(|(series, _)| {
         name_of(series) == DRIFT
             && series.contains(&kind_label)
             && series.contains("healed=\"false\"")
     });
-    let left: u64 = of_kind.map(|(_, count)| count).sum();
-    gauge!(DRIFT_LEFT, "kind" => kind).set(left as f64);
+    of_kind.map(|(_, count)| count).sum()
 }
 
 /// Old rows were removed.

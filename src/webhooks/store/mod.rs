@@ -3,12 +3,14 @@
 pub mod bulk;
 pub mod dead_letters;
 pub mod differences;
+mod hours;
 pub mod inspect;
 pub mod leases;
 mod rehearsal;
 pub mod rejections;
 pub mod replays;
 
+pub use hours::{Hour, hours};
 pub use rehearsal::rehearse;
 
 use std::collections::HashSet;

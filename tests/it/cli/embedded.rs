@@ -91,6 +91,9 @@ const COMMANDS: &[&[&str]] = &[
     &["plans", "diff"],
     &["plans", "migrate", "--plan", "standard", "--to", "1"],
     &["explain", "evt_1"],
+    &["figures", "show"],
+    &["figures", "months"],
+    &["figures", "standings"],
     &["features", "list", "--organization", ORGANIZATION],
     &[
         "features",

@@ -3,6 +3,7 @@
 mod accounts;
 mod browser;
 mod bulk;
+mod events_out;
 mod forms;
 mod operators;
 mod organization;
@@ -176,7 +177,10 @@ impl Desk {
     }
 
     async fn with(options: Options) -> Self {
-        let service = TestService::with(options).await;
+        Self::of(TestService::with(options).await).await
+    }
+
+    async fn of(service: TestService) -> Self {
         let organization = service.db.organization("cus_1").await;
         let desk = Self {
             service,
@@ -251,6 +255,13 @@ impl Desk {
             "/console/explain".to_owned(),
             "/console/explain?event=evt_1".to_owned(),
             format!("/console/explain?org={organization}&metric=api_calls"),
+            "/console/events-out".to_owned(),
+            "/console/events-out/deliveries?status=failed".to_owned(),
+            "/console/plans".to_owned(),
+            "/console/plans?plan=standard&price=109.00&currency=usd&interval=month".to_owned(),
+            "/console/figures".to_owned(),
+            "/console/figures/movements?month=2026-01&kind=new".to_owned(),
+            "/console/figures/customers".to_owned(),
             "/console/audit-log".to_owned(),
             "/console/operators".to_owned(),
             "/console/account".to_owned(),

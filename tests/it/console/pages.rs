@@ -63,6 +63,30 @@ async fn each_look_is_entered_with_who_and_from_where() {
             "organization_shown",
         ),
         ("/console/explain?event=evt_1".to_owned(), "explained"),
+        ("/console/events-out".to_owned(), "event_endpoints_listed"),
+        (
+            "/console/events-out/deliveries".to_owned(),
+            "event_deliveries_listed",
+        ),
+        ("/console/plans".to_owned(), "plans_shown"),
+        ("/console/figures".to_owned(), "figures_shown"),
+        ("/console/figures/months.csv".to_owned(), "figures_shown"),
+        (
+            "/console/figures/movements".to_owned(),
+            "revenue_movements_listed",
+        ),
+        (
+            "/console/figures/movements.csv".to_owned(),
+            "revenue_movements_listed",
+        ),
+        (
+            "/console/figures/customers".to_owned(),
+            "figures_customers_listed",
+        ),
+        (
+            "/console/figures/customers.csv?standing=free".to_owned(),
+            "figures_customers_listed",
+        ),
         ("/console/audit-log".to_owned(), "audit_log_listed"),
     ] {
         let before = desk.entries(action, OPERATOR).await;
@@ -169,6 +193,21 @@ async fn what_is_not_there_is_a_page_that_says_so() {
         ("/console/webhooks?made=up", 400),
         ("/console/explain?event=evt_0&metric=a", 422),
         ("/console/audit-log?since=yesterday", 400),
+        (
+            "/console/events-out/00000000-0000-7000-8000-000000000001",
+            404,
+        ),
+        (
+            "/console/events-out/deliveries/00000000-0000-7000-8000-000000000001",
+            404,
+        ),
+        ("/console/events-out/deliveries?status=lost", 400),
+        ("/console/plans?plan=none&price=1", 400),
+        ("/console/plans?plan=standard&price=1.005", 400),
+        ("/console/plans?plan=standard", 400),
+        ("/console/figures/movements?month=2026-13", 400),
+        ("/console/figures/movements?kind=growth", 400),
+        ("/console/figures/customers?standing=rich", 400),
     ] {
         let page = browser.get(path).await;
         assert_eq!(page.status, status, "{path}: {}", page.text);

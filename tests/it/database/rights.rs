@@ -18,9 +18,11 @@ async fn every_right_that_the_migrations_grant_is_looked_for() {
     let db = TestDatabase::new().await;
     let of_tables = granted(
         &db,
-        "SELECT format('%s %s %s', grantee::regrole, privilege_type, relname)
+        "SELECT format('%s %s %s%s', grantee::regrole, privilege_type,
+                       CASE relnamespace WHEN 'public'::regnamespace THEN ''
+                                         ELSE relnamespace::regnamespace || '.' END, relname)
            FROM pg_class, aclexplode(relacl)
-          WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v') AND NOT relispartition
+          WHERE relnamespace IN ('public'::regnamespace, 'reporting'::regnamespace) AND relkind IN ('r', 'p', 'v') AND NOT relispartition
             AND grantee::regrole::text IN ('billing_app', 'billing_worker')",
     )
     .await;

@@ -26,7 +26,7 @@ pub async fn violations(conn: &mut PgConnection) -> Vec<String> {
 const OBJECTS: &str = "
 WITH relations AS (
   SELECT c.*, c.oid::regclass::text AS name FROM pg_class c
-   WHERE relnamespace IN ('public'::regnamespace, 'auth'::regnamespace)
+   WHERE relnamespace IN ('public'::regnamespace, 'auth'::regnamespace, 'reporting'::regnamespace)
 ), tables AS (
   SELECT *, CASE WHEN relname = 'organizations' THEN 'id' ELSE 'organization_id' END AS tenant_column,
          relname IN ('users', 'user_sessions', 'login_throttles', 'service_keys', 'service_api_keys',
@@ -37,7 +37,8 @@ WITH relations AS (
                      'plan_version_prices', 'catalogue_metrics', 'catalogue_addons', 'trial_cards', 'stripe_meter_errors',
                      'outbound_endpoints', 'stripe_imports', 'operator_api_keys',
                      'operator_second_factors', 'operator_recovery_codes',
-                     'webhook_bulk_actions') AS without_tenant,
+                     'webhook_bulk_actions', 'billing_revenue_journal',
+                     'billing_revenue_months') AS without_tenant,
          relname IN ('webhook_events', 'webhook_dead_letter_queue') AS by_bucket
     FROM relations WHERE relkind IN ('r', 'p')
 ), functions AS (
@@ -56,7 +57,7 @@ WITH relations AS (
   UNION ALL
   SELECT n.oid, 'schema ' || nspname, 'n', nspname, grantee, privilege_type
     FROM pg_namespace n, aclexplode(coalesce(nspacl, acldefault('n', nspowner)))
-   WHERE nspname IN ('public', 'auth')
+   WHERE nspname IN ('public', 'auth', 'reporting')
 ), policies AS (
   SELECT p.oid, t.oid AS table_oid, t.name, tenant_column, without_tenant, polname, polpermissive, polcmd, polroles,
          pg_get_expr(polqual, polrelid) AS using_expression,
@@ -154,7 +155,7 @@ const RULES: &[(&str, &str)] = &[
      "SELECT name FROM relations WHERE relowner <> 'billing_owner'::regrole AND relkind <> 'i'
        UNION ALL SELECT name FROM functions WHERE proowner <> 'billing_owner'::regrole
        UNION ALL SELECT nspname FROM pg_namespace
-                  WHERE nspname = 'auth' AND nspowner <> 'billing_owner'::regrole"),
+                  WHERE nspname IN ('auth', 'reporting') AND nspowner <> 'billing_owner'::regrole"),
 
     ("the roles are bound and cannot log in",
      "SELECT wanted FROM unnest(ARRAY['billing_owner', 'billing_app', 'billing_worker']) AS wanted

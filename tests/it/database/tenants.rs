@@ -67,6 +67,17 @@ pub const ROWS: &[(&str, &str)] = &[
         "(organization_id, endpoint_id) VALUES ({org}, md5('{key}')::uuid)",
     ),
     (
+        "billing_revenue_balances",
+        "(organization_id, currency, amount, discounted_amount, sequence, occurred_at)
+         VALUES ({org}, '{key}', 1, 0, 1, now())",
+    ),
+    (
+        "billing_revenue_movements",
+        "(organization_id, currency, sequence, kind, before_amount, after_amount, occurred_at,
+          stripe_subscription_id, stripe_event_id)
+         VALUES ({org}, '{key}', 1, 'new', 0, 1, now(), 'sub', 'evt')",
+    ),
+    (
         "usage_reports",
         "(organization_id, identifier, metric, period_start, stripe_customer_id, event_name, units, at, created_at)
          VALUES ({org}, '{key}', 'api_calls', now(), 'cus', 'valuecanvas_api_calls', 1, now(), now())",

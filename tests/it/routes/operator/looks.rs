@@ -73,6 +73,9 @@ fn request(desk: &Desk, method: &str, template: &str) -> (String, Option<Value>)
         ("GET", "/api/operator/bulk-actions/matching") => {
             return (format!("{path}?action=replay_dead_letters"), None);
         }
+        ("GET", "/api/operator/figures/customers") => {
+            return (format!("{path}?standing=free"), None);
+        }
         ("GET", "/api/operator/explain") => return (format!("{path}?event=evt_1"), None),
         _ if template.contains("{id}") => panic!("say here what {method} {template} is about"),
         _ => ("", None),
