@@ -20,6 +20,7 @@ mod maintenance;
 mod metering;
 mod operations;
 mod outbox;
+mod products;
 mod resilience;
 mod routes;
 mod schemathesis;

@@ -49,6 +49,7 @@ const COMMANDS: &[&[&str]] = &[
     &["usage", "alerts"],
     &["webhooks", "backfill", "--since", "1h"],
     &["subscriptions", "reconcile"],
+    &["subscriptions", "end-doubles"],
     &["import", "stripe", "--dry-run"],
     &["organizations", "list"],
     &["organizations", "create", "--name", "Acme"],

@@ -7,6 +7,7 @@ mod checkouts;
 mod collected;
 mod concurrency;
 pub mod discounted;
+mod doubles;
 mod drift;
 mod faults;
 pub mod later;
