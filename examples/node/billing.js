@@ -43,6 +43,7 @@ export function billing({ url, key }) {
     invoices: (customer) => send('GET', '/api/billing/invoices', { customer }),
     cards: (customer) => send('GET', '/api/billing/payment-methods', { customer }),
     addCard: (customer, body) => send('POST', '/api/billing/payment-methods/setup', { customer, body }),
+    portal: (customer, body) => send('POST', '/api/billing/portal', { customer, body }),
     chargeCard: (customer, id) =>
       send('PUT', `/api/billing/payment-methods/${encodeURIComponent(id)}/default`, { customer }),
   };

@@ -66,7 +66,7 @@ ${!paid ? [] : [subscription.cancelAtPeriodEnd ? button('/stay', 'Stay after all
       (card) => html`<li>${card.brand} ending in ${card.last4}${[
         card.isDefault ? ' (charged)' : button('/cards/default', `Charge ${card.last4}`, { card: card.id }),
       ]}</li>`,
-    )}</ul>${[button('/cards', 'Add a card')]}`,
+    )}</ul>${[button('/cards', 'Add a card'), button('/portal', 'All invoices')]}`,
   );
 }
 

@@ -102,6 +102,13 @@ const routes = {
     return goTo('/account');
   },
 
+  // Invoices, addresses and tax ids are Stripe's own pages, which show nothing that billing
+  // must know first.
+  'POST /portal': async ({ customer, origin }) => {
+    const portal = await bill.portal(customer.id, { returnUrl: `${origin}/account` });
+    return goTo(portal.url);
+  },
+
   // The plan stays until the end of what is paid for, and the customer may stay after all.
   'POST /cancel': async ({ customer }) => {
     await bill.cancel(customer.id, { reason: 'canceled on the account page' });

@@ -75,6 +75,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .route("/change/confirm", post(confirm_change))
         .route("/cards", post(add_card))
         .route("/cards/default", post(charge_card))
+        .route("/portal", post(portal))
         .route("/cancel", post(cancel))
         .route("/stay", post(stay))
         .route("/billing-events", post(billing_event))
@@ -213,6 +214,14 @@ async fn charge_card(visit: Visit) -> Answer {
     let path = format!("/api/billing/payment-methods/{card}/default");
     visit.send(Method::PUT, &path, None, None).await?;
     go_to("/account")
+}
+
+/// Invoices, addresses and tax ids are Stripe's own pages, which show nothing that billing
+/// must know first.
+async fn portal(visit: Visit) -> Answer {
+    let body = json!({"returnUrl": format!("{}/account", visit.origin)});
+    let portal = visit.post("/api/billing/portal", &body).await?;
+    go_to(portal["url"].as_str().unwrap_or("/account"))
 }
 
 /// The plan stays until the end of what is paid for, and the customer may stay after all.

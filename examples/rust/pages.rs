@@ -135,7 +135,8 @@ fn cards(account: &Account<'_>) -> String {
         })
         .collect();
     let add = button("/cards", "Add a card", &[]);
-    format!("<h2>Cards</h2><ul>{cards}</ul>{add}")
+    let invoices = button("/portal", "All invoices", &[]);
+    format!("<h2>Cards</h2><ul>{cards}</ul>{add}{invoices}")
 }
 
 /// The customer's page: the plan, what is wrong with its payment, and what can be done.

@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 
 use crate::auth::authenticate;
 use crate::call::{Action, Call, Route};
+use crate::billing_portal::page as portal_page;
 use crate::checkout::page;
 use crate::config::Config;
 use crate::error::ApiError;
@@ -112,6 +113,7 @@ pub fn router(shared: &Arc<SharedState>) -> Router {
         .fallback(fallback)
         .merge(page::router(shared))
         .merge(invoice_page::router(shared))
+        .merge(portal_page::router(shared))
 }
 
 /// The PDF of an invoice. The link is the only credential needed.

@@ -138,8 +138,13 @@ async function live(context, asked) {
   reconcile(asked);
   await account('renewal failed');
 
-  // They pay with another card, and have it charged from now on.
-  await page.getByRole('link', { name: 'Pay the open invoice' }).click();
+  // In Stripe's portal they find the open invoice, which the product links to as well. They pay
+  // with another card, and have it charged from now on.
+  seen.link = await page.getByRole('link', { name: 'Pay the open invoice' }).getAttribute('href');
+  await button('All invoices').click();
+  await page.getByRole('heading', { name: 'Invoice history' }).waitFor();
+  await page.getByRole('listitem').filter({ hasText: 'open' }).getByRole('link').click();
+  seen.opened = page.url();
   await page.getByLabel('Card number').fill(GOOD);
   await button('Pay').click();
   await page.getByText('This invoice is paid.').waitFor();

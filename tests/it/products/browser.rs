@@ -91,6 +91,7 @@ fn saw_what_was_bought(seen: &Value) {
     assert_eq!(plan("renewal failed"), shows("Business", "3", "past_due"));
     let alerts = seen["renewal failed"]["alerts"].to_string();
     assert!(alerts.contains("payment_failed"), "{alerts}");
+    assert_eq!(seen["link"], seen["opened"]);
     assert_eq!(plan("paid again"), shows("Business", "3", "paid"));
     assert_eq!(plan("canceled"), shows("Business", "3", "paid"));
     assert!(seen["canceled"]["ends"].is_string(), "{seen:#}");

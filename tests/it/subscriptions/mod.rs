@@ -20,6 +20,7 @@ pub mod promotion_codes;
 mod reconcile;
 mod recovery;
 mod storm;
+mod tabs;
 mod taxes;
 mod tokens;
 pub mod world;
