@@ -29,9 +29,7 @@ impl From<reqwest::Error> for Failure {
 
 impl Billing {
     pub fn new(base: String, key: String) -> Result<Self, reqwest::Error> {
-        let client = Client::builder()
-            .timeout(Duration::from_secs(40))
-            .build()?;
+        let client = Client::builder().timeout(Duration::from_secs(40)).build()?;
         Ok(Self { client, base, key })
     }
 

@@ -279,7 +279,9 @@ impl Visit {
     /// One of Stripe's ids, which becomes part of a path.
     fn id(&self, name: &str) -> Result<&str, Failure> {
         let id = self.field(name);
-        let is_one = id.bytes().all(|one| one.is_ascii_alphanumeric() || one == b'_');
+        let is_one = id
+            .bytes()
+            .all(|one| one.is_ascii_alphanumeric() || one == b'_');
         let no_id = || Failure::Refused(format!("{name} is no id"));
         is_one.then_some(id).ok_or_else(no_id)
     }

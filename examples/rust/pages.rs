@@ -74,7 +74,11 @@ fn plan_form(account: &Account<'_>, action: &str, label: &str) -> String {
     let options: String = rows(account.plans)
         .filter(|plan| plan["tier"] != "free")
         .map(|plan| {
-            let selected = if plan["tier"] == *current { " selected" } else { "" };
+            let selected = if plan["tier"] == *current {
+                " selected"
+            } else {
+                ""
+            };
             let (tier, name) = (text(plan, "tier"), text(plan, "name"));
             format!("<option value=\"{tier}\"{selected}>{name}</option>")
         })
@@ -128,7 +132,11 @@ fn cards(account: &Account<'_>) -> String {
                 Some(true) => " (charged)".to_owned(),
                 _ => {
                     let id = card["id"].as_str().unwrap_or_default();
-                    button("/cards/default", &format!("Charge {last4}"), &[("card", id)])
+                    button(
+                        "/cards/default",
+                        &format!("Charge {last4}"),
+                        &[("card", id)],
+                    )
                 }
             };
             format!("<li>{brand} ending in {last4}{choice}</li>")
@@ -153,7 +161,10 @@ pub fn account(account: &Account<'_>) -> String {
         }
     };
     let summary = account.summary.map_or(String::new(), |summary| {
-        format!("<blockquote id=\"summary\">{}</blockquote>", escaped(summary))
+        format!(
+            "<blockquote id=\"summary\">{}</blockquote>",
+            escaped(summary)
+        )
     });
     let body = format!(
         "{}<h2>Summarize</h2><form method=\"post\" action=\"/summaries\">\

@@ -21,8 +21,8 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::auth::authenticate;
-use crate::call::{Action, Call, Route};
 use crate::billing_portal::page as portal_page;
+use crate::call::{Action, Call, Route};
 use crate::checkout::page;
 use crate::config::Config;
 use crate::error::ApiError;

@@ -127,13 +127,7 @@ fn describe(found: &Found) -> String {
         let rows: Vec<Vec<String>> = one.ends.iter().map(|one| row(found, one)).collect();
         surplus += rows.len();
         let headings = [
-            "ENDS",
-            "CUSTOMER",
-            "PLAN",
-            "STATUS",
-            "CREATED",
-            "PAID",
-            "OUTCOME",
+            "ENDS", "CUSTOMER", "PLAN", "STATUS", "CREATED", "PAID", "OUTCOME",
         ];
         text += &table(&headings, &rows);
         text += "\n\n";
@@ -142,10 +136,7 @@ fn describe(found: &Found) -> String {
         true => "",
         false => "; nothing was changed: --apply ends them",
     };
-    format!(
-        "{text}{} to end{summary}",
-        counted(surplus, "subscription")
-    )
+    format!("{text}{} to end{summary}", counted(surplus, "subscription"))
 }
 
 fn row(found: &Found, surplus: &Surplus) -> Vec<String> {

@@ -144,9 +144,15 @@ mod tests {
     fn payment_counts_before_plan_before_origin_before_age() {
         let old = |status, rank, here| running("old", status, rank, here, 1);
         let new = |status, rank, here| running("new", status, rank, here, 2);
-        let in_force = [old("past_due", Some(2), true), new("active", Some(1), false)];
+        let in_force = [
+            old("past_due", Some(2), true),
+            new("active", Some(1), false),
+        ];
         stays(in_force, "new", Reason::InForce);
-        let higher = [old("active", Some(1), true), new("trialing", Some(2), false)];
+        let higher = [
+            old("active", Some(1), true),
+            new("trialing", Some(2), false),
+        ];
         stays(higher, "new", Reason::HigherPlan);
         let known = [old("active", None, true), new("active", Some(0), false)];
         stays(known, "new", Reason::HigherPlan);

@@ -112,7 +112,11 @@ pub struct DoublyPaying {
 impl fmt::Display for DoublyPaying {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let subscriptions = self.subscriptions.join(", ");
-        write!(f, "{} ({}): {subscriptions}", self.name, self.organization_id)
+        write!(
+            f,
+            "{} ({}): {subscriptions}",
+            self.name, self.organization_id
+        )
     }
 }
 

@@ -30,7 +30,10 @@ async fn live_with(language: Language) {
     let fields = [("test_clock", &*clock), ("email", "billing@acme.example")];
     let customer = text(&shop.stripe.post("/v1/customers", &fields).await, "id");
     let reconcile = shop.reconcile();
-    let arguments: Vec<&str> = reconcile.get_args().filter_map(|one| one.to_str()).collect();
+    let arguments: Vec<&str> = reconcile
+        .get_args()
+        .filter_map(|one| one.to_str())
+        .collect();
     let asked = json!({
         "product": shop.address,
         "billing": shop.billing.base,
@@ -86,7 +89,12 @@ fn saw_what_was_bought(seen: &Value) {
     assert_eq!(plan("asked by the bank"), shows("Team", "2", "paid"));
     assert!(seen["asked by the bank"]["pending"].is_string(), "{seen:#}");
     assert_eq!(plan("upgraded"), shows("Business", "3", "paid"));
-    let due: String = seen["due"].as_str().unwrap().chars().filter(char::is_ascii_digit).collect();
+    let due: String = seen["due"]
+        .as_str()
+        .unwrap()
+        .chars()
+        .filter(char::is_ascii_digit)
+        .collect();
     assert_eq!(due.parse::<i64>().unwrap(), seen["charged"], "{seen:#}");
     assert_eq!(plan("renewal failed"), shows("Business", "3", "past_due"));
     let alerts = seen["renewal failed"]["alerts"].to_string();
@@ -103,10 +111,16 @@ async fn charged_once(shop: &Shop, customer: &str) {
     let invoices = shop.stripe.invoices(customer).await;
     let statuses: Vec<&Value> = invoices.iter().map(|one| &one["status"]).collect();
     assert_eq!(statuses, ["paid"; 3], "{invoices:#?}");
-    let charges = shop.stripe.list("/v1/charges", &[("customer", customer)]).await;
+    let charges = shop
+        .stripe
+        .list("/v1/charges", &[("customer", customer)])
+        .await;
     let paid: Vec<&Value> = charges.iter().filter(|one| one["paid"] == true).collect();
     assert_eq!(paid.len(), 3, "{charges:#?}");
-    let asked: i64 = invoices.iter().filter_map(|one| one["total"].as_i64()).sum();
+    let asked: i64 = invoices
+        .iter()
+        .filter_map(|one| one["total"].as_i64())
+        .sum();
     let taken: i64 = paid.iter().filter_map(|one| one["amount"].as_i64()).sum();
     assert_eq!(asked, taken);
     assert_eq!(shop.stripe.subscriptions(customer).await.len(), 1);

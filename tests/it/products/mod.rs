@@ -95,7 +95,10 @@ impl Shop {
             .env("STRIPE_WEBHOOK_SECRET", text(&endpoint, "secret"))
             .env("STRIPE_API_BASE", stripe.sandbox.url())
             .env("APPLICATION_URL", &address)
-            .env("APPLICATION_WEBHOOK_URL", format!("{address}/billing-events"))
+            .env(
+                "APPLICATION_WEBHOOK_URL",
+                format!("{address}/billing-events"),
+            )
             .env("APPLICATION_WEBHOOK_SECRET", EVENTS_SECRET);
         let billing = Serving::start(&mut serve);
         let key = service_key(&db, &Permission::OF_SERVICE).await;
@@ -172,6 +175,8 @@ fn start(language: Language, address: &str, billing: &str, key: &str) -> Running
 fn environment(command: &Command) -> Value {
     let pairs = command.get_envs();
     pairs
-        .filter_map(|(name, value)| Some((name.to_str()?.to_owned(), value?.to_str()?.into())))
+        .filter_map(|(name, value)| {
+            Some((name.to_str()?.to_owned(), Value::from(value?.to_str()?)))
+        })
         .collect()
 }

@@ -17,7 +17,10 @@ impl World {
     /// Subscribes a customer in Stripe's dashboard.
     async fn subscribe_elsewhere(&self, customer: &str, tier: &str) -> String {
         let key = format!("valuecanvas_{tier}_monthly");
-        let prices = self.stripe.get("/v1/prices", &[("lookup_keys[]", &*key)]).await;
+        let prices = self
+            .stripe
+            .get("/v1/prices", &[("lookup_keys[]", &*key)])
+            .await;
         let price = text(&prices["data"][0], "id");
         let fields = [("customer", customer), ("items[0][price]", &*price)];
         let made = self.stripe.post("/v1/subscriptions", &fields).await;
@@ -31,7 +34,10 @@ impl World {
 
     async fn refunded(&self) -> i64 {
         let refunds = self.stripe.list("/v1/refunds", &[]).await;
-        refunds.iter().filter_map(|one| one["amount"].as_i64()).sum()
+        refunds
+            .iter()
+            .filter_map(|one| one["amount"].as_i64())
+            .sum()
     }
 }
 
@@ -59,7 +65,10 @@ async fn a_dry_run_says_which_one_stays_and_why_and_changes_nothing() {
         panic!("{found:#}");
     };
     assert_eq!(end["stripeSubscriptionId"], json!(theirs));
-    assert_eq!((&end["paidAmount"], &end["ended"]), (&json!(9_900), &json!(false)));
+    assert_eq!(
+        (&end["paidAmount"], &end["ended"]),
+        (&json!(9_900), &json!(false))
+    );
     assert_eq!(world.status_in_stripe(&theirs).await, "active");
     assert_eq!(world.refunded().await, 0);
 }
@@ -70,7 +79,10 @@ async fn the_surplus_ends_is_refunded_and_audited_and_the_plan_stays() {
     let done = end_doubles(&world, &["--apply", "--refund"]).await;
     assert_eq!(done.status, 0, "{}", done.stderr);
     let end = &done.json()["doubles"][0]["ends"][0];
-    assert_eq!((&end["ended"], &end["refunded"]), (&json!(true), &json!(true)));
+    assert_eq!(
+        (&end["ended"], &end["refunded"]),
+        (&json!(true), &json!(true))
+    );
     assert_eq!(world.status_in_stripe(&theirs).await, "canceled");
     assert_eq!(world.status_in_stripe(&ours).await, "active");
     assert_eq!(world.refunded().await, 9_900);
@@ -102,7 +114,10 @@ async fn a_higher_plan_stays_unless_another_one_is_named() {
     let higher = world.subscribe_elsewhere(&customer, "enterprise").await;
     world.settle().await;
     let found = end_doubles(&world, &[]).await.json();
-    assert_eq!(found["doubles"][0]["stays"]["stripeSubscriptionId"], json!(higher));
+    assert_eq!(
+        found["doubles"][0]["stays"]["stripeSubscriptionId"],
+        json!(higher)
+    );
     assert_eq!(found["doubles"][0]["because"], "higher_plan");
 
     let organization = world.organization.to_string();
@@ -112,7 +127,10 @@ async fn a_higher_plan_stays_unless_another_one_is_named() {
     assert_eq!(end_doubles(&world, &["--refund"]).await.status, 2);
     let named = ["--organization", &organization, "--keep", &ours, "--apply"];
     let done = end_doubles(&world, &named).await;
-    assert_eq!((done.status, &done.json()["doubles"][0]["because"]), (0, &json!("named")));
+    assert_eq!(
+        (done.status, &done.json()["doubles"][0]["because"]),
+        (0, &json!("named"))
+    );
     world.settle().await;
     assert_eq!(world.status_in_stripe(&higher).await, "canceled");
     assert_eq!(world.refunded().await, 0);
@@ -126,7 +144,11 @@ async fn a_lost_answer_ends_it_once_and_leaves_nothing_open() {
         ("drop_after_acting", "/v1/refunds"),
         ("server_error_after_acting", "/v1/subscriptions/*"),
     ] {
-        let method = if path == "/v1/refunds" { "POST" } else { "DELETE" };
+        let method = if path == "/v1/refunds" {
+            "POST"
+        } else {
+            "DELETE"
+        };
         world
             .stripe
             .fault(&[("fault", fault), ("method", method), ("path", path)])
@@ -150,7 +172,10 @@ async fn a_lost_answer_ends_it_once_and_leaves_nothing_open() {
 async fn an_unpaid_invoice_of_the_surplus_is_paid_by_nobody() {
     let (world, customer, ours, theirs) = doubled().await;
     // The customer's next invoice of the second one is not paid.
-    world.stripe.use_card(&customer, "pm_card_chargeCustomerFail").await;
+    world
+        .stripe
+        .use_card(&customer, "pm_card_chargeCustomerFail")
+        .await;
     let path = format!("/v1/subscriptions/{theirs}");
     let fields = [
         ("billing_cycle_anchor", "now"),
@@ -166,9 +191,15 @@ async fn an_unpaid_invoice_of_the_surplus_is_paid_by_nobody() {
     assert_eq!(done.status, 0, "{}{}", done.stdout, done.stderr);
     world.settle().await;
     let invoices = world.stripe.invoices(&customer).await;
-    let open = invoices.iter().filter(|one| one["status"] == "open").count();
+    let open = invoices
+        .iter()
+        .filter(|one| one["status"] == "open")
+        .count();
     assert_eq!(open, 0, "{invoices:#?}");
     assert_eq!(world.status_in_stripe(&ours).await, "active");
-    let state = world.call(Method::GET, "/api/billing/state", None).await.ok();
+    let state = world
+        .call(Method::GET, "/api/billing/state", None)
+        .await
+        .ok();
     assert_eq!(state["payment"]["status"], "paid");
 }

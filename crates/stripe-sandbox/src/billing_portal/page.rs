@@ -126,7 +126,11 @@ async fn submit(
     if !state.outbox.is_empty() {
         shared.outbox_filled.notify_one();
     }
-    page(&state, &token, done.err().map(|error| error.message).as_deref())
+    page(
+        &state,
+        &token,
+        done.err().map(|error| error.message).as_deref(),
+    )
 }
 
 /// A new card is charged from then on.

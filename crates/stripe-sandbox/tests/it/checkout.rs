@@ -414,7 +414,12 @@ async fn the_portal_shows_invoices_and_takes_cards_as_it_is_configured() {
             ("configuration", &configuration),
             ("return_url", "https://app.test/account"),
         ];
-        portals.push(world.post("/v1/billing_portal/sessions", &fields).await.ok());
+        portals.push(
+            world
+                .post("/v1/billing_portal/sessions", &fields)
+                .await
+                .ok(),
+        );
     }
     let (status, _, page) = submit(&portals[0], &[("number", "4242 4242 4242 4242")]).await;
     assert_eq!(status, 200);
@@ -427,7 +432,10 @@ async fn the_portal_shows_invoices_and_takes_cards_as_it_is_configured() {
     let (_, _, page) = submit(&portals[0], &[("number", "4000000000000002")]).await;
     assert!(page.contains("Your card was declined."), "{page}");
     let (_, _, page) = submit(&portals[0], &[("number", "5555555555554444")]).await;
-    assert!(page.contains("mastercard ending in 4444 (default)"), "{page}");
+    assert!(
+        page.contains("mastercard ending in 4444 (default)"),
+        "{page}"
+    );
     let (_, _, page) = submit(&portals[0], &[("default", &first)]).await;
     assert!(page.contains("visa ending in 4242 (default)"), "{page}");
     // Another customer's card is no choice.

@@ -67,8 +67,15 @@ impl Tab {
     }
 
     fn card(&mut self) -> &'static str {
-        self.dice
-            .pick(&[GOOD, GOOD, GOOD, ASKS_ITS_HOLDER, ASKS_ITS_HOLDER, FAILS_LATER, DECLINED])
+        self.dice.pick(&[
+            GOOD,
+            GOOD,
+            GOOD,
+            ASKS_ITS_HOLDER,
+            ASKS_ITS_HOLDER,
+            FAILS_LATER,
+            DECLINED,
+        ])
     }
 
     /// The answer of the last try; null where the service died. Who is told to try again
@@ -117,7 +124,8 @@ impl Tab {
             return Ok(());
         }
         let card = self.card();
-        self.submit(url, &[("action", "pay"), ("number", card)]).await;
+        self.submit(url, &[("action", "pay"), ("number", card)])
+            .await;
         if card == ASKS_ITS_HOLDER {
             let answer = self.dice.pick(&["confirm", "confirm", "refuse"]);
             self.submit(url, &[("action", answer)]).await;
@@ -165,10 +173,13 @@ impl Tab {
 
     async fn add_card(&mut self) -> Outcome {
         let path = format!("{CARDS}/setup");
-        let page = self.send(Method::POST, &path, &json!({"mode": "page"})).await?;
+        let page = self
+            .send(Method::POST, &path, &json!({"mode": "page"}))
+            .await?;
         if let Some(url) = page["url"].as_str() {
             let card = self.card();
-            self.submit(url, &[("action", "pay"), ("number", card)]).await;
+            self.submit(url, &[("action", "pay"), ("number", card)])
+                .await;
             self.submit(url, &[("action", "confirm")]).await;
         }
         Ok(())
@@ -196,6 +207,8 @@ impl Tab {
     async fn cancel(&mut self) -> Outcome {
         let at_once = self.dice.one_in(2);
         let path = format!("{SUBSCRIPTION}?immediately={at_once}");
-        self.send(Method::DELETE, &path, &Value::Null).await.map(drop)
+        self.send(Method::DELETE, &path, &Value::Null)
+            .await
+            .map(drop)
     }
 }

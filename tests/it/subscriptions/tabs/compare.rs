@@ -29,7 +29,9 @@ async fn one(storm: &Storm, tenant: &Tenant, customers: &[Value]) -> usize {
     let owned = storm.db.value(&format!("{owned} '{id}'")).await;
     let owned: Vec<String> = serde_json::from_str(&owned).unwrap();
     assert!(owned.len() <= 1, "seed {seed}: {owned:?}");
-    let made = customers.iter().filter(|one| one["metadata"]["organization_id"] == *id);
+    let made = customers
+        .iter()
+        .filter(|one| one["metadata"]["organization_id"] == *id);
     assert!(made.count() <= 1, "seed {seed}: a second customer");
     let Some(customer) = owned.first() else {
         return 0;
@@ -50,7 +52,9 @@ async fn one(storm: &Storm, tenant: &Tenant, customers: &[Value]) -> usize {
     assert!(running.len() <= 1, "seed {seed}: {running:#?}");
 
     let grants = |one: &&&Value| {
-        ["active", "trialing", "past_due"].map(Value::from).contains(&one["status"])
+        ["active", "trialing", "past_due"]
+            .map(Value::from)
+            .contains(&one["status"])
     };
     let key = running.iter().find(grants).map(|one| {
         let item = &one["items"]["data"][0];
@@ -66,7 +70,11 @@ async fn one(storm: &Storm, tenant: &Tenant, customers: &[Value]) -> usize {
                                        FROM usage_quotas WHERE organization_id = o.id)
            FROM organizations o WHERE id = '{id}'"
     );
-    assert_eq!(storm.db.value(&plan).await, format!("{tier} {tier}"), "seed {seed}");
+    assert_eq!(
+        storm.db.value(&plan).await,
+        format!("{tier} {tier}"),
+        "seed {seed}"
+    );
     charged_once(storm, customer, &subscriptions).await
 }
 
@@ -74,22 +82,38 @@ async fn one(storm: &Storm, tenant: &Tenant, customers: &[Value]) -> usize {
 /// its one entry in the audit log.
 async fn charged_once(storm: &Storm, customer: &str, subscriptions: &[Value]) -> usize {
     let seed = storm.seed;
-    let charges = storm.stripe.list("/v1/charges", &[("customer", customer)]).await;
+    let charges = storm
+        .stripe
+        .list("/v1/charges", &[("customer", customer)])
+        .await;
     let succeeded: BTreeSet<String> = charges
         .iter()
         .filter(|charge| charge["status"] == "succeeded")
         .map(|charge| text(charge, "id"))
         .collect();
     let invoices = storm.stripe.invoices(customer).await;
-    let paid: Vec<&Value> = invoices.iter().filter(|one| one["amount_paid"] != 0).collect();
+    let paid: Vec<&Value> = invoices
+        .iter()
+        .filter(|one| one["amount_paid"] != 0)
+        .collect();
     let taken: i64 = charges
         .iter()
         .filter(|charge| charge["status"] == "succeeded")
         .filter_map(|charge| charge["amount"].as_i64())
         .sum();
-    let due: i64 = paid.iter().filter_map(|one| one["amount_paid"].as_i64()).sum();
-    assert_eq!(taken, due, "seed {seed}: what was taken, and what invoices say was paid");
-    assert_eq!(succeeded.len(), paid.len(), "seed {seed}: a charge for each paid invoice");
+    let due: i64 = paid
+        .iter()
+        .filter_map(|one| one["amount_paid"].as_i64())
+        .sum();
+    assert_eq!(
+        taken, due,
+        "seed {seed}: what was taken, and what invoices say was paid"
+    );
+    assert_eq!(
+        succeeded.len(),
+        paid.len(),
+        "seed {seed}: a charge for each paid invoice"
+    );
 
     no_two_at_once(storm, &charges, &invoices, subscriptions);
     let entries = format!(
@@ -99,7 +123,11 @@ async fn charged_once(storm: &Storm, customer: &str, subscriptions: &[Value]) ->
     );
     let entries: Vec<String> = serde_json::from_str(&storm.db.value(&entries).await).unwrap();
     let distinct: BTreeSet<String> = entries.iter().cloned().collect();
-    assert_eq!(entries.len(), distinct.len(), "seed {seed}: a charge was entered twice");
+    assert_eq!(
+        entries.len(),
+        distinct.len(),
+        "seed {seed}: a charge was entered twice"
+    );
     assert_eq!(distinct, succeeded, "seed {seed}: charges without an entry");
     succeeded.len()
 }
@@ -114,13 +142,11 @@ fn quoted(ids: &BTreeSet<String>) -> String {
 }
 
 /// Of subscriptions that were paid for and not given back, none began while another ran.
-fn no_two_at_once(
-    storm: &Storm,
-    charges: &[Value],
-    invoices: &[Value],
-    subscriptions: &[Value],
-) {
-    let refunded: i64 = charges.iter().filter_map(|one| one["amount_refunded"].as_i64()).sum();
+fn no_two_at_once(storm: &Storm, charges: &[Value], invoices: &[Value], subscriptions: &[Value]) {
+    let refunded: i64 = charges
+        .iter()
+        .filter_map(|one| one["amount_refunded"].as_i64())
+        .sum();
     let first_paid = |id: &str| {
         invoices.iter().find(|invoice| {
             invoice["billing_reason"] == "subscription_create"

@@ -87,7 +87,10 @@ impl Storm {
             if n == 2 {
                 let made = stripe.clock(START).await;
                 let owner = id.to_string();
-                let fields = [("test_clock", &*made), ("metadata[organization_id]", &owner)];
+                let fields = [
+                    ("test_clock", &*made),
+                    ("metadata[organization_id]", &owner),
+                ];
                 let customer = text(&stripe.post("/v1/customers", &fields).await, "id");
                 db.execute(&format!(
                     "INSERT INTO billing_customers (stripe_customer_id, organization_id)
@@ -190,7 +193,9 @@ impl Storm {
             self.stripe.fault(&fields).await;
         }
         if self.dice.one_in(4) {
-            self.stripe.fault(&[("fault", "decline"), ("every", "3")]).await;
+            self.stripe
+                .fault(&[("fault", "decline"), ("every", "3")])
+                .await;
         }
     }
 
