@@ -24,6 +24,7 @@ mod products;
 mod resilience;
 mod routes;
 mod schemathesis;
+mod sdk;
 mod server;
 mod signers;
 mod stripe;
