@@ -1,35 +1,36 @@
-// Events from valuecanvas-billing: verified, taken once, and of states the newest.
+// Events from valuecanvas-billing: verified, each taken once, and told to the customer. The state
+// itself the product has from `state()`; events are for acting on what happened, such as a mail.
 
-import { createHmac, timingSafeEqual } from 'node:crypto';
+import { verifyWebhook } from '@valuecanvas/billing';
 
-/** Throws unless `body` was signed with `secret` within the last five minutes. */
-export function verified(secret, headers, body) {
-  const { 'webhook-id': id, 'webhook-timestamp': sent, 'webhook-signature': signatures = '' } = headers;
-  const key = Buffer.from(secret.replace(/^whsec_/, ''), 'base64');
-  const right = createHmac('sha256', key).update(`${id}.${sent}.${body}`).digest();
-  const isRight = signatures.split(' ').some((one) => {
-    const given = Buffer.from(one.replace(/^v1,/, ''), 'base64');
-    return given.length === right.length && timingSafeEqual(given, right);
-  });
-  const isFresh = Math.abs(Date.now() / 1000 - Number(sent)) < 300;
-  if (!isRight || !isFresh) throw new Error('this was not signed by billing, or long ago');
-  return JSON.parse(body);
-}
+const TEXTS = {
+  'plan.changed': ({ plan }) => `Your plan is now ${plan.tier}.`,
+  'invoice.paid': ({ invoice }) => `Invoice ${invoice.number} is paid.`,
+  'invoice.payment_failed': ({ invoice }) => `Invoice ${invoice.number} could not be paid.`,
+};
 
-/** What the product keeps of the events. A Map stands for its database. */
-export class States {
-  #newest = new Map();
+/** What customers are told. A Set and a Map stand for the product's database. */
+export class Mailbox {
+  #secret;
+  #taken = new Set();
+  #news = new Map();
 
-  /** Keeps a state if it is newer than the one that is there. Says whether it was. */
-  take(event) {
-    if (event.type !== 'organization.state_changed') return false;
-    const known = this.#newest.get(event.subject);
-    if (known && known.sequence >= event.sequence) return false;
-    this.#newest.set(event.subject, { sequence: event.sequence, state: event.data });
-    return true;
+  constructor(secret) {
+    this.#secret = secret;
+  }
+
+  /** Whether the message is billing's. It comes at least once: what is known is taken, and nothing is done. */
+  async take(body, headers) {
+    const event = await verifyWebhook(body, headers, this.#secret).catch(() => null);
+    if (event && !this.#taken.has(event.id)) {
+      this.#taken.add(event.id);
+      const told = TEXTS[event.type]?.(event.data);
+      if (told) this.#news.set(event.subject, [...this.of(event.subject), told]);
+    }
+    return event !== null;
   }
 
   of(customer) {
-    return this.#newest.get(customer)?.state;
+    return this.#news.get(customer) ?? [];
   }
 }

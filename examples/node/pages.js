@@ -37,7 +37,7 @@ const money = (amount, currency) =>
   );
 
 /** The customer's page: the plan, what is wrong with its payment, and what can be done. */
-export function account({ customer, state, plans, cards, openInvoice, summary, problem }) {
+export function account({ customer, state, plans, cards, openInvoice, news, summary, problem }) {
   const { plan, subscription, payment, pendingChange } = state;
   const paid = subscription !== null && plan.tier !== 'free';
   const name = plans.find((one) => one.tier === plan.tier)?.name ?? plan.tier;
@@ -66,7 +66,8 @@ ${!paid ? [] : [subscription.cancelAtPeriodEnd ? button('/stay', 'Stay after all
       (card) => html`<li>${card.brand} ending in ${card.last4}${[
         card.isDefault ? ' (charged)' : button('/cards/default', `Charge ${card.last4}`, { card: card.id }),
       ]}</li>`,
-    )}</ul>${[button('/cards', 'Add a card'), button('/portal', 'All invoices')]}`,
+    )}</ul>${[button('/cards', 'Add a card'), button('/portal', 'All invoices')]}
+<h2>News</h2><ul id="news">${news.map((one) => html`<li>${one}</li>`)}</ul>`,
   );
 }
 

@@ -7,8 +7,9 @@
 import { randomUUID } from 'node:crypto';
 import { createServer } from 'node:http';
 
-import { BillingError, billing } from './billing.js';
-import { States, verified } from './events.js';
+import { Billing, isBillingError, requiresAction } from '@valuecanvas/billing';
+
+import { Mailbox } from './events.js';
 import * as pages from './pages.js';
 
 const { BILLING_URL, BILLING_KEY, BILLING_EVENTS_SECRET, PORT = '3000' } = process.env;
@@ -16,17 +17,19 @@ if (!BILLING_URL || !BILLING_KEY || !BILLING_EVENTS_SECRET) {
   console.error('Set BILLING_URL, BILLING_KEY (a service key) and BILLING_EVENTS_SECRET: docs/integration.md');
   process.exit(2);
 }
-const bill = billing({ url: BILLING_URL, key: BILLING_KEY });
+const billing = new Billing({ url: BILLING_URL, key: BILLING_KEY });
+const mailbox = new Mailbox(BILLING_EVENTS_SECRET);
 const customers = new Map();
-const states = new States();
 
+// Each route gets the customer who is logged in, `bill`, which is billing for that customer, the
+// fields of the form or the query, and where the product is.
 const routes = {
   'GET /': () => show(pages.signUp()),
 
   // Sign-up: the customer's id is ours. Sent again, the request makes nothing twice.
-  'POST /sign-up': async ({ form }) => {
-    const customer = { id: `digest-${randomUUID()}`, company: form.get('company'), teammates: 1 };
-    await bill.signUp(customer.id, { name: customer.company, email: form.get('email') });
+  'POST /sign-up': async ({ field }) => {
+    const customer = { id: `digest-${randomUUID()}`, company: field('company'), teammates: 1 };
+    await billing.organizations.put(customer.id, { name: customer.company, email: field('email') });
     customers.set(customer.id, customer);
     return { ...goTo('/account'), cookie: customer.id };
   },
@@ -34,10 +37,10 @@ const routes = {
   'GET /account': ({ customer }) => account(customer),
 
   // Checkout: the payer goes to Stripe's page, and comes back to /welcome.
-  'POST /subscribe': async ({ customer, form, origin }) => {
-    const checkout = await bill.checkout(customer.id, {
-      planTier: form.get('plan'),
-      quantity: Number(form.get('seats')),
+  'POST /subscribe': async ({ bill, field, origin }) => {
+    const checkout = await bill.checkout({
+      planTier: field('plan'),
+      quantity: Number(field('seats')),
       successUrl: `${origin}/welcome?checkout={CHECKOUT_SESSION_ID}`,
       cancelUrl: `${origin}/account`,
     });
@@ -45,103 +48,92 @@ const routes = {
   },
 
   // Back from Stripe's page: who paid has the plan now, before any webhook.
-  'GET /welcome': async ({ customer, query }) => {
-    const done = await bill.completeCheckout(customer.id, query.get('checkout'));
-    const waits = done.checkout.status !== 'complete';
-    return waits ? account(customer, { problem: 'Your bank has not answered yet.' }) : goTo('/account');
+  'GET /welcome': async ({ bill, customer, field }) => {
+    const { done } = await bill.completeCheckout(field('checkout'));
+    return done ? goTo('/account') : account(customer, { problem: 'Your bank has not answered yet.' });
   },
 
   // An expensive call: asked for before the work, counted with it, and refused over the quota.
-  'POST /summaries': async ({ customer, form }) => {
-    const text = form.get('text');
-    const id = randomUUID();
-    const known = states.of(customer.id) ?? (await bill.state(customer.id));
-    const { long_texts: long } = known.features;
-    if (text.length > 2_000 && !long) {
+  'POST /summaries': async ({ bill, customer, field }) => {
+    const text = field('text');
+    const { features } = await bill.state(); // kept fresh: this asks nobody
+    if (text.length > 2_000 && !features.long_texts) {
       return account(customer, { problem: 'Long texts are part of the Business plan.' });
     }
-    await bill.check(customer.id, { id, metric: 'summaries', quantity: 1, consume: true });
+    const { allowed, detail } = await bill.check('summaries', 1, { consume: true });
+    if (!allowed) return account(customer, { problem: detail });
     const summary = summarize(text);
-    // What it used is known afterwards. With its id, a report that is sent twice counts once.
-    const words = text.split(/\s+/).filter(Boolean).length;
-    await bill.report(customer.id, [{ id: `${id}-words`, metric: 'words', quantity: words }]);
+    // What it used is known afterwards. This returns at once, and is sent with others.
+    bill.track('words', text.split(/\s+/).filter(Boolean).length);
     return account(customer, { summary });
   },
 
   // A seat is a level: as many as there are teammates, and no more than were bought.
-  'POST /teammates': async ({ customer }) => {
-    const quantity = customer.teammates + 1;
-    await bill.check(customer.id, { id: randomUUID(), metric: 'seats', quantity, consume: true });
-    customer.teammates = quantity;
+  'POST /teammates': async ({ bill, customer }) => {
+    const { allowed, detail } = await bill.check('seats', customer.teammates + 1, { consume: true });
+    if (!allowed) return account(customer, { problem: detail });
+    customer.teammates += 1;
     return goTo('/account');
   },
 
   // A change of plan or seats: first its price, with a token that binds it …
-  'POST /change': async ({ customer, form }) => {
-    const wish = { planTier: form.get('plan'), quantity: Number(form.get('seats')) };
-    const shown = await bill.preview(customer.id, wish);
+  'POST /change': async ({ bill, field }) => {
+    const shown = await bill.preview({ planTier: field('plan'), quantity: Number(field('seats')) });
     return show(pages.preview({ shown, key: randomUUID() }));
   },
 
   // … then the change, which costs what was shown. Where the bank asks its cardholder, the
   // same request is sent again, with the same key, when they have answered.
-  'POST /change/confirm': async ({ customer, form }) => {
-    const [plan, token, key] = ['plan', 'token', 'key'].map((name) => form.get(name));
-    const done = await bill.change(customer.id, { planTier: plan, previewToken: token }, key);
-    const next = done.nextAction;
-    return next ? show(pages.confirmPayment({ next, plan, token, key })) : goTo('/account');
+  'POST /change/confirm': async ({ bill, field }) => {
+    const [plan, token, key] = ['plan', 'token', 'key'].map(field);
+    const done = await bill.changePlan({ planTier: plan, previewToken: token }, { idempotencyKey: key });
+    if (!requiresAction(done)) return goTo('/account');
+    return show(pages.confirmPayment({ next: done.nextAction, plan, token, key }));
   },
 
   // Cards are entered on Stripe's page; which one is charged is chosen here.
-  'POST /cards': async ({ customer, origin }) => {
-    const page = await bill.addCard(customer.id, { mode: 'page', returnUrl: `${origin}/account` });
+  'POST /cards': async ({ bill, origin }) => {
+    const page = await bill.setUpPaymentMethod({ mode: 'page', returnUrl: `${origin}/account` });
     return goTo(page.url);
   },
-  'POST /cards/default': async ({ customer, form }) => {
-    await bill.chargeCard(customer.id, form.get('card'));
+  'POST /cards/default': async ({ bill, field }) => {
+    await bill.setDefaultPaymentMethod(field('card'));
     return goTo('/account');
   },
 
   // Invoices, addresses and tax ids are Stripe's own pages, which show nothing that billing
   // must know first.
-  'POST /portal': async ({ customer, origin }) => {
-    const portal = await bill.portal(customer.id, { returnUrl: `${origin}/account` });
+  'POST /portal': async ({ bill, origin }) => {
+    const portal = await bill.portal({ returnUrl: `${origin}/account` });
     return goTo(portal.url);
   },
 
   // The plan stays until the end of what is paid for, and the customer may stay after all.
-  'POST /cancel': async ({ customer }) => {
-    await bill.cancel(customer.id, { reason: 'canceled on the account page' });
+  'POST /cancel': async ({ bill }) => {
+    await bill.cancel({ reason: 'canceled on the account page' });
     return goTo('/account');
   },
-  'POST /stay': async ({ customer }) => {
-    await bill.reactivate(customer.id);
+  'POST /stay': async ({ bill }) => {
+    await bill.reactivate();
     return goTo('/account');
   },
 
-  // What changed, told by billing: of each customer's states the newest is kept.
-  'POST /billing-events': ({ request, body }) => {
-    try {
-      states.take(verified(BILLING_EVENTS_SECRET, request.headers, body));
-    } catch {
-      return { status: 400, page: '' };
-    }
-    return { status: 204 };
-  },
+  // What changed, told by billing.
+  'POST /billing-events': async ({ request, body }) =>
+    (await mailbox.take(body, request.headers)) ? { status: 204 } : { status: 400 },
 };
 
-/** The account page: the state is one read, which is never stale. */
 async function account(customer, { problem, summary } = {}) {
-  const [now, plans, cards, invoices] = await Promise.all([
-    bill.state(customer.id),
-    bill.plans(customer.id),
-    bill.cards(customer.id),
-    bill.invoices(customer.id),
+  const bill = billing.organization(customer.id);
+  const [state, plans, cards, invoices] = await Promise.all([
+    bill.state(),
+    bill.plans(),
+    bill.paymentMethods(),
+    bill.invoices(),
   ]);
   const openInvoice = invoices.data.find((one) => one.status === 'open');
-  return show(
-    pages.account({ customer, state: now, plans: plans.data, cards: cards.data, openInvoice, summary, problem }),
-  );
+  const news = mailbox.of(customer.id);
+  return show(pages.account({ customer, state, plans, cards: cards.data, openInvoice, news, summary, problem }));
 }
 
 /** The work that is sold. Yours is more expensive. */
@@ -152,19 +144,22 @@ const goTo = (location) => ({ status: 303, location });
 
 async function answer(request) {
   const origin = `http://${request.headers.host}`;
-  const { pathname, searchParams: query } = new URL(request.url, origin);
+  const { pathname, searchParams } = new URL(request.url, origin);
   const route = routes[`${request.method} ${pathname}`];
   if (!route) return show('not found', 404);
   const body = await text(request);
+  const fields = request.method === 'POST' ? new URLSearchParams(body) : searchParams;
+  const field = (name) => fields.get(name) ?? '';
   const customer = customers.get(/customer=([^;]+)/.exec(request.headers.cookie ?? '')?.[1]);
   const isOpen = ['/', '/sign-up', '/billing-events'].includes(pathname);
   if (!customer && !isOpen) return goTo('/');
+  const bill = customer && billing.organization(customer.id);
   try {
-    return await route({ request, origin, query, body, customer, form: new URLSearchParams(body) });
+    return await route({ request, origin, body, field, customer, bill });
   } catch (error) {
-    // Billing's refusals are for people: "this card was declined", "the quota is used up".
-    if (!(error instanceof BillingError) || error.status >= 500) throw error;
-    return customer ? account(customer, { problem: error.message }) : show(pages.signUp(error.message), 422);
+    // Billing's refusals are for people: "this card was declined", "the plan is your plan already".
+    if (!isBillingError(error) || error.status === 0 || error.status >= 500) throw error;
+    return customer ? account(customer, { problem: error.detail }) : show(pages.signUp(error.detail), 422);
   }
 }
 
@@ -187,3 +182,11 @@ const server = createServer(async (request, response) => {
 server.listen(Number(PORT), '127.0.0.1', () => {
   console.log(`Digest listens on http://127.0.0.1:${server.address().port}`);
 });
+
+// What was tracked and not sent yet is sent before the process ends.
+for (const signal of ['SIGINT', 'SIGTERM']) {
+  process.once(signal, async () => {
+    await billing.close();
+    process.exit();
+  });
+}

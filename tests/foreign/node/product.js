@@ -58,8 +58,15 @@ async function live(context, asked) {
   const seen = {};
   const page = await context.newPage();
   const button = (name) => page.getByRole('button', { name, exact: true });
-  const account = async (shot) => {
-    await page.goto(`${asked.product}/account`);
+  // `expected`: the product may hear of what the daily job has found a moment later.
+  const account = async (shot, expected = {}) => {
+    const ends = Date.now() + 30_000;
+    const differs = async ([id, text]) => (await page.locator(`#${id}`).innerText()) !== text;
+    do {
+      await page.goto(`${asked.product}/account`);
+      const checks = await Promise.all(Object.entries(expected).map(differs));
+      if (!checks.includes(true)) break;
+    } while (Date.now() < ends);
     seen[shot] = {};
     for (const id of ['plan', 'seats', 'payment', 'ends', 'pending', 'teammates']) {
       const found = page.locator(`#${id}`);
@@ -136,7 +143,7 @@ async function live(context, asked) {
   // Their bank refuses the renewal, since nobody is there to be asked.
   await stripe(asked, `/v1/test_helpers/test_clocks/${asked.clock}/advance`, { frozen_time: asked.renewal });
   reconcile(asked);
-  await account('renewal failed');
+  await account('renewal failed', { payment: 'past_due' });
 
   // In Stripe's portal they find the open invoice, which the product links to as well. They pay
   // with another card, and have it charged from now on.
@@ -149,7 +156,7 @@ async function live(context, asked) {
   await button('Pay').click();
   await page.getByText('This invoice is paid.').waitFor();
   reconcile(asked);
-  await page.goto(`${asked.product}/account`);
+  await account('paid', { payment: 'paid' });
   await button('Charge 4242').click();
   await page.getByText('4242 (charged)').waitFor();
   await account('paid again');

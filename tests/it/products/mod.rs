@@ -2,8 +2,10 @@
 //! stand-in for Stripe.
 
 mod browser;
+mod guide;
 mod mirror;
 
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -12,9 +14,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 use stripe_sandbox::Config;
+use tempfile::TempDir;
 use valuecanvas_billing::projection::HANDLED_TYPES;
 use valuecanvas_billing::tenancy::auth::Permission;
 
+use crate::sdk::package::built;
 use crate::subscriptions::world::{Stripe, text};
 use crate::support::TestDatabase;
 use crate::support::program::{program_with_stripe, run_beside};
@@ -41,26 +45,46 @@ fn folder(name: &str) -> PathBuf {
 }
 
 impl Language {
-    fn command(self) -> Command {
+    /// The product, and the folder that it runs in.
+    async fn command(self) -> (Command, Option<TempDir>) {
         match self {
             Self::Node => {
+                let place = with_package().await;
                 let mut command = Command::new("node");
-                command.arg("server.js").current_dir(folder("node"));
-                command
+                command.arg("server.js").current_dir(place.path());
+                (command, Some(place))
             }
             // Built with the tests, as all examples are.
-            Self::Rust => Command::new(program_folder().join("examples/digest")),
+            Self::Rust => (Command::new(program_folder().join("examples/digest")), None),
         }
     }
 }
 
+/// The product in Node with the package as it is built now, where `npm ci` puts it.
+async fn with_package() -> TempDir {
+    let place = tempfile::tempdir().unwrap();
+    for file in fs::read_dir(folder("node")).unwrap() {
+        let file = file.unwrap();
+        if file.file_type().unwrap().is_file() {
+            fs::copy(file.path(), place.path().join(file.file_name())).unwrap();
+        }
+    }
+    let scope = place.path().join("node_modules/@valuecanvas");
+    fs::create_dir_all(&scope).unwrap();
+    std::os::unix::fs::symlink(built().await, scope.join("billing")).unwrap();
+    place
+}
+
 /// A running product, killed with the test.
-struct Running(Child);
+struct Running {
+    child: Child,
+    _place: Option<TempDir>,
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -102,7 +126,7 @@ impl Shop {
             .env("APPLICATION_WEBHOOK_SECRET", EVENTS_SECRET);
         let billing = Serving::start(&mut serve);
         let key = service_key(&db, &Permission::OF_SERVICE).await;
-        let product = start(language, &address, &billing.base, &key);
+        let product = start(language, &address, &billing.base, &key).await;
         Self {
             db,
             stripe,
@@ -153,10 +177,10 @@ fn free_port() -> String {
     listener.local_addr().unwrap().to_string()
 }
 
-fn start(language: Language, address: &str, billing: &str, key: &str) -> Running {
+async fn start(language: Language, address: &str, billing: &str, key: &str) -> Running {
     let (_, port) = address.rsplit_once(':').unwrap();
-    let mut child = language
-        .command()
+    let (mut command, place) = language.command().await;
+    let mut child = command
         .env("BILLING_URL", billing)
         .env("BILLING_KEY", key)
         .env("BILLING_EVENTS_SECRET", EVENTS_SECRET)
@@ -168,7 +192,10 @@ fn start(language: Language, address: &str, billing: &str, key: &str) -> Running
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     stdout.read_line(&mut said).unwrap();
     assert!(said.contains(address), "{language:?} said {said:?}");
-    Running(child)
+    Running {
+        child,
+        _place: place,
+    }
 }
 
 /// The environment of a command, for whoever runs it instead of us.
