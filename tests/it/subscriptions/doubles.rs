@@ -8,7 +8,7 @@ use super::world::{VISA, World, text};
 use crate::support::program::{Ran, program_with_stripe, run_beside};
 
 async fn end_doubles(world: &World, arguments: &[&str]) -> Ran {
-    let all = [&["subscriptions", "end-doubles", "--json"], arguments].concat();
+    let all = [&["subscriptions", "end-doubles", "--json"][..], arguments].concat();
     let base = world.stripe.sandbox.url();
     run_beside(program_with_stripe(&world.service.db, &base, &all)).await
 }
