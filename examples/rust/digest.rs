@@ -346,8 +346,9 @@ impl FromRequest<Arc<Product>> for Visit {
     type Rejection = Response;
 
     async fn from_request(request: Request, product: &Arc<Product>) -> Result<Self, Response> {
+        let headers = request.headers().clone();
         let header = |name: header::HeaderName| {
-            let value = request.headers().get(name);
+            let value = headers.get(name);
             value.and_then(|value| value.to_str().ok()).unwrap_or("")
         };
         let origin = format!("http://{}", header(header::HOST));
