@@ -1,8 +1,10 @@
 //! `subscriptions`
 
+mod end_doubles;
+
 use std::sync::Arc;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
 use super::Failure;
@@ -16,35 +18,51 @@ use crate::db;
 use crate::maintenance::{PushGateway, Run, reconciliation};
 use crate::subscriptions::{self, Healing, Reconciliation};
 use crate::telemetry::terminal::counted;
+use end_doubles::EndDoubles;
 
 #[derive(Debug, Subcommand)]
 pub enum Subscriptions {
     /// Compare our state with Stripe's, and report or heal differences: the daily job.
-    Reconcile {
-        /// Change our state to match Stripe's.
-        #[arg(long)]
-        apply: bool,
-        /// With --apply: also end subscriptions that Stripe does not have. Check first
-        /// that the key is of the right account.
-        #[arg(long, requires = "apply")]
-        end_missing: bool,
-        /// How far back to compare invoices, charges, refunds and disputes: an age
-        /// (30d) or a time. Open ones are always compared.
-        #[arg(long, default_value = "90d", value_name = "AGE|TIME")]
-        since: String,
-        #[command(flatten)]
-        stripe: StripeArgs,
-        /// The Pushgateway to push the job's metrics to.
-        #[arg(long, help_heading = None, env = "PUSHGATEWAY_URL")]
-        pushgateway_url: Option<String>,
-        #[command(flatten)]
-        format: Format,
-    },
+    Reconcile(Reconcile),
+    /// Say which of an organization's several subscriptions stays and why; with --apply,
+    /// end the others.
+    EndDoubles(EndDoubles),
+}
+
+#[derive(Debug, Args)]
+pub struct Reconcile {
+    /// Change our state to match Stripe's.
+    #[arg(long)]
+    apply: bool,
+    /// With --apply: also end subscriptions that Stripe does not have. Check first
+    /// that the key is of the right account.
+    #[arg(long, requires = "apply")]
+    end_missing: bool,
+    /// How far back to compare invoices, charges, refunds and disputes: an age
+    /// (30d) or a time. Open ones are always compared.
+    #[arg(long, default_value = "90d", value_name = "AGE|TIME")]
+    since: String,
+    #[command(flatten)]
+    stripe: StripeArgs,
+    /// The Pushgateway to push the job's metrics to.
+    #[arg(long, help_heading = None, env = "PUSHGATEWAY_URL")]
+    pushgateway_url: Option<String>,
+    #[command(flatten)]
+    format: Format,
 }
 
 impl Subscriptions {
     pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
-        let Self::Reconcile {
+        match self {
+            Self::Reconcile(command) => command.run(global).await,
+            Self::EndDoubles(command) => command.run(global).await,
+        }
+    }
+}
+
+impl Reconcile {
+    async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+        let Self {
             apply,
             end_missing,
             since,

@@ -36,7 +36,7 @@ fn judge(findings: &Findings) -> Vec<Check> {
         found(
             "double subscriptions",
             &findings.doubles,
-            "cancel the surplus subscription in Stripe, and refund it if necessary",
+            "run `subscriptions end-doubles`: it says which one stays, and ends the others",
         ),
         found(
             "unknown prices",

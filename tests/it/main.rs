@@ -21,6 +21,7 @@ mod metering;
 mod operations;
 mod outbox;
 mod portal;
+mod products;
 mod reporting;
 mod resilience;
 mod routes;

@@ -1,5 +1,7 @@
 //! The customer portal: its configurations, and sessions that lead to it.
 
+pub mod page;
+
 use serde_json::{Value, json};
 
 use crate::call::{Call, Route, get, post};
@@ -40,6 +42,21 @@ pub struct Configuration {
     subscription_cancel: bool,
     subscription_update: bool,
     metadata: Metadata,
+}
+
+/// A customer's way to the portal. Its token is its address, and its only credential.
+#[derive(Debug, Clone)]
+pub struct Session {
+    token: String,
+    customer: String,
+    configuration: String,
+    return_url: Option<String>,
+}
+
+impl Keyed for Session {
+    fn id(&self) -> &str {
+        &self.token
+    }
 }
 
 impl Keyed for Configuration {
@@ -252,7 +269,6 @@ fn list_configurations(call: &mut Call<'_>) -> Result<Value, ApiError> {
     )
 }
 
-/// The session is not stored: its address alone is used.
 fn create_session(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut params = call.take_params();
     let customer = params.required("customer")?;
@@ -278,6 +294,12 @@ fn create_session(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let id = state.ids.next("bps");
     let base = state.config.public_url.clone().unwrap_or_default();
     let token = state.ids.token(40);
+    state.portal_sessions.insert(Session {
+        token: token.clone(),
+        customer: customer.clone(),
+        configuration: configuration.clone(),
+        return_url: return_url.clone(),
+    });
     Ok(json!({
         "id": id,
         "object": "billing_portal.session",

@@ -21,6 +21,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::auth::authenticate;
+use crate::billing_portal::page as portal_page;
 use crate::call::{Action, Call, Route};
 use crate::checkout::page;
 use crate::config::Config;
@@ -112,6 +113,7 @@ pub fn router(shared: &Arc<SharedState>) -> Router {
         .fallback(fallback)
         .merge(page::router(shared))
         .merge(invoice_page::router(shared))
+        .merge(portal_page::router(shared))
 }
 
 /// The PDF of an invoice. The link is the only credential needed.

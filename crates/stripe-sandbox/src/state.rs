@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use serde_json::Value;
 
-use crate::billing_portal::Configuration;
+use crate::billing_portal::{self, Configuration};
 use crate::checkout::model::Session;
 use crate::config::Config;
 use crate::coupons::Coupon;
@@ -97,6 +97,8 @@ pub struct State {
     /// Of every status.
     pub checkout_sessions: Store<Session>,
     pub portal_configurations: Store<Configuration>,
+    /// By the token in their address.
+    pub portal_sessions: Store<billing_portal::Session>,
     pub meters: Store<Meter>,
     /// By identifier.
     pub meter_events: Store<MeterEvent>,
@@ -145,6 +147,7 @@ impl State {
             disputes: Store::default(),
             checkout_sessions: Store::default(),
             portal_configurations: Store::default(),
+            portal_sessions: Store::default(),
             meters: Store::default(),
             meter_events: Store::default(),
             thin_events: Store::default(),

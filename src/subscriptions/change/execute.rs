@@ -35,7 +35,7 @@ use crate::subscriptions::promotion;
 
 impl Subscriptions {
     /// Makes the call of an open request, and closes the request.
-    pub(super) async fn execute(
+    pub(in crate::subscriptions) async fn execute(
         &self,
         client: &Client,
         request: &Request,

@@ -61,7 +61,7 @@ pub(super) const VERSION: &str = "metadata[plan_version]";
 /// How often a change is decided when concurrent changes interfere.
 const MAX_ROUNDS: usize = 6;
 
-pub(super) enum Round {
+pub(in crate::subscriptions) enum Round {
     Done,
     /// The state has changed meanwhile: decide again.
     Again,

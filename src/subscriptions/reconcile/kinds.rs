@@ -125,7 +125,7 @@ impl DriftKind {
                 "check that the key belongs to the right account; if so, run `organizations link-customer`"
             }
             Self::TwoSubscriptions => {
-                "cancel the surplus one in Stripe, and refund it if necessary"
+                "run `subscriptions end-doubles`: it says which one stays, and ends the others"
             }
             Self::TwoMeteredItems => {
                 "remove all but one of them in Stripe, and refund what was billed twice"

@@ -1,7 +1,10 @@
 //! Problems in the mirrored state that show without asking Stripe.
 
+use std::fmt;
+
 use sqlx::PgConnection;
 use sqlx::postgres::PgPool;
+use uuid::Uuid;
 
 use crate::catalogue::Catalogue;
 use crate::db::WorkerTx;
@@ -96,20 +99,55 @@ impl Findings {
     }
 }
 
+/// An organization that pays for several subscriptions.
+#[derive(Debug)]
+pub struct DoublyPaying {
+    pub organization_id: Uuid,
+    pub name: String,
+    pub subscriptions: Vec<String>,
+    /// Whose they are; one for each.
+    pub customers: Vec<String>,
+}
+
+impl fmt::Display for DoublyPaying {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let subscriptions = self.subscriptions.join(", ");
+        write!(
+            f,
+            "{} ({}): {subscriptions}",
+            self.name, self.organization_id
+        )
+    }
+}
+
+/// The organizations that pay for several subscriptions, or the one that is named if it does.
+pub async fn doubly_paying(
+    conn: &mut PgConnection,
+    only: Option<Uuid>,
+) -> Result<Vec<DoublyPaying>, sqlx::Error> {
+    sqlx::query_as!(
+        DoublyPaying,
+        r#"SELECT o.id AS organization_id, o.name,
+                  array_agg(s.stripe_subscription_id ORDER BY s.stripe_subscription_id)
+                  AS "subscriptions!",
+                  array_agg(s.stripe_customer_id ORDER BY s.stripe_subscription_id)
+                  AS "customers!"
+             FROM billing_subscriptions s JOIN organizations o ON o.id = s.organization_id
+            WHERE s.status IN ('active', 'trialing', 'past_due', 'unpaid', 'paused')
+              AND ($1::uuid IS NULL OR s.organization_id = $1)
+            GROUP BY o.id, o.name HAVING count(*) > 1 ORDER BY o.id LIMIT 1000"#,
+        only
+    )
+    .fetch_all(conn)
+    .await
+}
+
 pub async fn findings(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
 ) -> Result<Findings, sqlx::Error> {
-    let doubles = sqlx::query_scalar!(
-        r#"SELECT o.name || ' (' || o.id || '): '
-                  || string_agg(s.stripe_subscription_id, ', ' ORDER BY s.stripe_subscription_id)
-                  AS "found!"
-             FROM billing_subscriptions s JOIN organizations o ON o.id = s.organization_id
-            WHERE s.status IN ('active', 'trialing', 'past_due', 'unpaid', 'paused')
-            GROUP BY o.id, o.name HAVING count(*) > 1 ORDER BY o.id LIMIT 1000"#
-    )
-    .fetch_all(&mut *conn)
-    .await?;
+    let doubles = doubly_paying(conn, None).await?;
+    let doubles = doubles.iter().map(ToString::to_string).collect();
     let unknown_prices = sqlx::query_scalar!(
         r#"SELECT o.name || ' (' || o.id || '): ' || s.stripe_subscription_id AS "found!"
              FROM billing_subscriptions s JOIN organizations o ON o.id = s.organization_id

@@ -63,6 +63,7 @@ const COMMANDS: &[&[&str]] = &[
     &["usage", "alerts"],
     &["webhooks", "backfill", "--since", "1h"],
     &["subscriptions", "reconcile"],
+    &["subscriptions", "end-doubles"],
     &["import", "stripe", "--dry-run"],
     &["organizations", "list"],
     &["organizations", "create", "--name", "Acme"],

@@ -5,5 +5,5 @@ mod browser;
 mod calls;
 mod events;
 mod generated;
-mod package;
+pub mod package;
 mod packed;

@@ -38,7 +38,10 @@ fn page(state: &State, id: &str, problem: Option<&str>) -> Response {
         return StatusCode::NOT_FOUND.into_response();
     };
     let body = match invoice.status {
-        Status::Open if challenged(state, invoice).is_some() => CHALLENGE.to_owned(),
+        // Instead of confirming, the payer may use another card.
+        Status::Open if challenged(state, invoice).is_some() => {
+            format!("{CHALLENGE}{}", form(invoice, problem))
+        }
         Status::Open => form(invoice, problem),
         status => format!("<p>This invoice is {}.</p>", status.name()),
     };
