@@ -5,8 +5,8 @@ use axum::http::HeaderValue;
 use clap::Args;
 
 use super::{
-    AddressArgs, AddressConfig, ConfigError, IssuerArgs, IssuerConfig, PortalArgs, PortalConfig,
-    OperatorArgs, OperatorConfig, given, number, or,
+    AddressArgs, AddressConfig, ConfigError, IssuerArgs, IssuerConfig, OperatorArgs,
+    OperatorConfig, PortalArgs, PortalConfig, given, number, or,
 };
 
 #[derive(Debug, Clone, Args)]

@@ -9,8 +9,8 @@ use sqlx::postgres::PgPool;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::store::portal_sessions::{self, PortalRow};
 use super::store::operator_keys::{self, OperatorKeyRow};
+use super::store::portal_sessions::{self, PortalRow};
 use super::store::service_keys::{self, ServiceKeyRow};
 use super::store::{self, KeyRow, SessionRow};
 use super::token::{Credential, Hash};

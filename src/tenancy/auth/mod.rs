@@ -19,9 +19,9 @@ pub mod operator_routes;
 mod operators;
 mod own;
 mod password;
+mod policy;
 pub mod portal_routes;
 pub mod portal_sessions;
-mod policy;
 mod principal;
 mod routes;
 mod second_factor;
@@ -72,8 +72,8 @@ pub use operator_keys::{
 pub use operators::{OperatorUser, has_password, list_operators, operator_looked};
 pub use own::{Own, OwnError};
 pub use password::{Hasher, PasswordError, generated as generated_password};
-pub use portal_sessions::PortalVisitor;
 pub use policy::OperatorPolicy;
+pub use portal_sessions::PortalVisitor;
 pub use principal::{Operator, Permission, Principal, Product, Reporter, Role};
 pub use routes::{Login, routes};
 pub use second_factor::{

@@ -2,10 +2,10 @@
 //! billing_worker, since requests cannot read these tables in their own
 //! transactions.
 
-pub mod portal_sessions;
 pub mod oidc;
 pub mod operator_keys;
 pub mod operators;
+pub mod portal_sessions;
 pub mod second_factors;
 pub mod service_keys;
 pub mod sessions;
