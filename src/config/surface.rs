@@ -30,6 +30,7 @@ pub struct SurfaceArgs {
     addresses: AddressArgs,
     #[command(flatten)]
     portal: PortalArgs,
+    #[command(flatten)]
     operators: OperatorArgs,
 }
 

@@ -14,7 +14,7 @@ pub use deliveries::{DELIVERIES, act as act_on_delivery, list as deliveries, one
 pub use endpoint::{act as act_on_endpoint, page as endpoint, rotate};
 
 use super::organizations::Names;
-use super::screen::{Block, Cell, Field, Form, Grid, Refusal, Screen, Tone};
+use super::screen::{Block, Cell, Edit, Field, Form, Grid, Refusal, Screen, Tone};
 use super::session::{Acting, Posted, Signed};
 use super::webhooks::{button, notice, unknown_act};
 use super::{Console, organizations};

@@ -23,7 +23,7 @@ pub use crate::pages::number::grouped;
 use crate::server::layers::idempotency::OF_FORM;
 use crate::server::problem::Problem;
 
-pub use text::{digest, grouped};
+pub use text::digest;
 
 /// No script runs, and nothing comes from outside.
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; \
@@ -76,7 +76,7 @@ pub struct Frame {
     section: &'static str,
     pub visitor: Option<Visitor>,
     /// Whether a part of it is brought up to date by the script.
-    live: bool,
+    pub live: bool,
 }
 
 /// A link of the navigation.
@@ -501,12 +501,6 @@ impl Cell {
     pub fn html(&self) -> String {
         Shown { cell: self }.render().unwrap_or_default()
     }
-}
-
-/// How a number of bytes is written, and their digest.
-pub fn digest(bytes: &[u8]) -> String {
-    let hash = hex::encode(Sha256::digest(bytes));
-    format!("{} bytes · SHA-256 {hash}", grouped(bytes.len()))
 }
 
 mod edit;

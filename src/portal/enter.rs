@@ -68,7 +68,7 @@ pub async fn enter(
     }
     let code = asked.code.unwrap_or_default();
     match portal_sessions::open(&portal.shared.pool, &code, &client).await {
-        Ok(Ok(token)) => entered(&portal, &headers, &token).await,
+        Ok(Ok(token)) => entered(&portal, (&headers, &client), &token).await,
         Ok(Err(why)) => match portal.failed.count(&client) {
             true => unopened(&portal, &headers, why),
             false => {
@@ -94,9 +94,13 @@ fn looks_ahead(headers: &HeaderMap) -> bool {
 }
 
 /// The browser gets the session, and what it had before ends.
-async fn entered(portal: &Portal, headers: &HeaderMap, token: &str) -> Response {
+async fn entered(
+    portal: &Portal,
+    (headers, client): (&HeaderMap, &Client),
+    token: &str,
+) -> Response {
     if let Some(former) = portal.cookie.read(BrowserSession::PORTAL_COOKIE, headers)
-        && let Err(error) = portal_sessions::end(&portal.shared.pool, &former).await
+        && let Err(error) = portal_sessions::end(&portal.shared.pool, &former, client).await
     {
         return portal.refused(None, &error.into());
     }

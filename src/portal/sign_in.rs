@@ -28,6 +28,8 @@ const BEFORE: &str = "portal-sign-in";
 const OTHER_FORM: &str = "This form is of another session. Send it again.";
 const NO_COOKIE: &str = "Your browser has kept no cookie of this page, and signing in takes one. \
                          Allow it, and send the form again.";
+const OPERATOR: &str = "This account is an operator's, and belongs to no organization: the console \
+                        is at /console.";
 
 #[derive(Template)]
 #[template(path = "portal/sign_in.html")]
@@ -150,19 +152,22 @@ async fn signed_in(
         };
         form(portal, &headers, shown)
     };
-    let session = match portal.login.log_in(&email, password, client).await {
+    let session = match portal
+        .login
+        .rules()
+        .log_in(&email, password, None, client)
+        .await
+    {
         Ok(session) => session,
         Err(error) => return Ok(refused(why(error)?)),
     };
     if session.role.is_operator() {
-        portal.login.log_out(&session.token).await?;
-        let fault = "This account is an operator's, and belongs to no organization: the console is \
-                     at /console.";
-        return Ok(refused((StatusCode::FORBIDDEN, fault.to_owned())));
+        portal.login.log_out(&session.token, client).await?;
+        return Ok(refused((StatusCode::FORBIDDEN, OPERATOR.to_owned())));
     }
     // What the browser had before ends with it.
     if let Some(former) = portal.cookie.read(BrowserSession::PORTAL_COOKIE, &headers) {
-        portal_sessions::end(&portal.shared.pool, &former).await?;
+        portal_sessions::end(&portal.shared.pool, &former, client).await?;
     }
     let mut response = led_to(&next);
     let cookie = portal
@@ -186,6 +191,12 @@ fn why(error: LoginError) -> Result<(StatusCode, String), Problem> {
             StatusCode::TOO_MANY_REQUESTS,
             "Too many people sign in at the moment. Try again.".to_owned(),
         )),
+        // What is asked of operators alone, once their password is right.
+        LoginError::CodeNeeded
+        | LoginError::WrongCode
+        | LoginError::NoSecondFactor
+        | LoginError::ByProviderOnly
+        | LoginError::BeginAgain => Ok((StatusCode::FORBIDDEN, OPERATOR.to_owned())),
         LoginError::Database(_) => Err(error.into()),
     }
 }
@@ -193,9 +204,11 @@ fn why(error: LoginError) -> Result<(StatusCode, String), Problem> {
 /// Ends the session. Who came by a link is led back to the product.
 pub async fn sign_out(
     State(portal): State<Arc<Portal>>,
+    Extension(client): Extension<Client>,
     Posted { signed, .. }: Posted,
 ) -> Response {
-    let ended = portal_sessions::end(&portal.shared.pool, signed.session.token()).await;
+    let token = signed.session.token();
+    let ended = portal_sessions::end(&portal.shared.pool, token, &client).await;
     if let Err(error) = ended {
         return portal.refused(Some(&signed), &error.into());
     }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::super::Console;
 use super::super::organizations::Names;
 use super::super::query::address;
-use super::super::screen::{Block, Cell, Field, Form, Refusal, Screen, Tone, grouped};
+use super::super::screen::{Block, Cell, Edit, Field, Form, Refusal, Screen, Tone, grouped};
 use super::super::session::{Acting, Fields, Posted, Signed};
 use super::super::webhooks::{button, notice, unknown_act};
 use super::{DELIVERIES, PATH, page_of, shown_once, state_of, types_of};

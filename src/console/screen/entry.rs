@@ -80,13 +80,6 @@ impl Input {
         }
     }
 
-    pub fn optional(self) -> Self {
-        Self {
-            required: false,
-            ..self
-        }
-    }
-
     pub fn hint(self, hint: &'static str) -> Self {
         Self { hint, ..self }
     }

@@ -8,7 +8,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use sha2::{Digest as _, Sha256};
 
-use super::{Block, Frame, answer};
+use super::{Bar, Block, Frame, answer};
 use crate::console::session::Signed;
 
 const SCRIPT: &str = include_str!("../templates/console.js");

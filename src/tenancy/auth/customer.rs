@@ -61,7 +61,8 @@ impl Customer {
             }),
             ValidCredential::Session(_)
             | ValidCredential::Key(_)
-            | ValidCredential::ServiceKey(..) => None,
+            | ValidCredential::ServiceKey(..)
+            | ValidCredential::OperatorKey(_) => None,
         }
     }
 

@@ -124,14 +124,14 @@ pub async fn open(
 }
 
 /// Ends the session of a cookie's token, whichever kind it is, on every replica.
-pub async fn end(pool: &PgPool, token: &str) -> Result<(), sqlx::Error> {
+pub async fn end(pool: &PgPool, token: &str, client: &Client) -> Result<(), sqlx::Error> {
     match token::parse_portal(token) {
         Some(Credential::Portal(hash)) => {
             let mut tx = WorkerTx::begin(pool).await?;
             store::end(tx.conn(), &hash).await?;
             tx.commit().await
         }
-        Some(_) => super::log_out(pool, token).await,
+        Some(_) => super::log_out(pool, token, client).await,
         None => Ok(()),
     }
 }

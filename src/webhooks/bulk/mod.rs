@@ -238,7 +238,7 @@ pub enum By<'a> {
 impl By<'_> {
     fn user(self) -> Option<Uuid> {
         match self {
-            Self::Operator(operator) => Some(operator.user_id),
+            Self::Operator(operator) => operator.user_id(),
             Self::CommandLine => None,
         }
     }
