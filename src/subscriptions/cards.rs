@@ -299,6 +299,7 @@ impl Subscriptions {
         }
         self.mirror_act(client, request, &owed).await?;
         self.show_paid(client, request, &owed).await;
+        self.show_paid_before(client, request).await;
         Ok(())
     }
 

@@ -124,4 +124,16 @@ impl Subscriptions {
             }
         }
     }
+
+    /// Mirrors the subscription as it is in Stripe: what was paid before an answer was lost
+    /// is not owed any more, and shows in nothing else.
+    pub(super) async fn show_paid_before(&self, client: &Client, request: &Request) {
+        let organization_id = request.organization_id;
+        if let Err(failure) = self.refresh_from_stripe(client, organization_id).await {
+            tracing::warn!(
+                %organization_id, %failure,
+                "A subscription whose card was changed could not be mirrored"
+            );
+        }
+    }
 }
