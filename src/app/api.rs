@@ -142,7 +142,13 @@ fn features() -> Unbound<Api> {
             }),
         )
         .merge(reporting::routes::routes().of(|api: &Api| api.shared.clone()))
-        .merge(console::routes().of(|api: &Api| Arc::new(api.console())))
+        .merge(pages())
+}
+
+/// What people use, and how they come there.
+fn pages() -> Unbound<Api> {
+    console::routes()
+        .of(|api: &Api| Arc::new(api.console()))
         .merge(portal_routes::routes().of(|api: &Api| PortalSessions {
             shared: api.shared.clone(),
             names: api.names.clone(),
