@@ -331,7 +331,6 @@ impl Guard {
         let found = self.lookup.find(presented).await?.ok_or_else(invalid)?;
         match found {
             ValidCredential::Session(SessionRow {
-                user_id,
                 operator: Some(_),
                 signed_in_by,
                 ..

@@ -17,7 +17,6 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 use sqlx::postgres::PgPool;
 use subtle::ConstantTimeEq as _;
-use uuid::Uuid;
 
 use super::issued::{self, form, jwks};
 use super::login::{self, Session};
