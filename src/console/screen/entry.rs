@@ -35,7 +35,6 @@ pub struct Input {
     pub kind: &'static str,
     pub autocomplete: &'static str,
     pub hint: &'static str,
-    pub required: bool,
     /// Values with their names; empty: what is typed.
     pub choices: Vec<(&'static str, &'static str)>,
 }
@@ -48,7 +47,6 @@ impl Input {
             kind: "text",
             autocomplete: "off",
             hint: "",
-            required: true,
             choices: Vec::new(),
         }
     }
