@@ -100,11 +100,7 @@ pub async fn start(
         in_stripe,
         ledger: metering.ledger.clone(),
         subscriptions: subscriptions.clone(),
-        bulk: bulk::Running {
-            processor: starting.processor()?,
-            pressure: intake.pressure.clone(),
-            stop: starting.stop.clone(),
-        },
+        bulk: starting.bulk_actions(&intake)?,
         reads: Arc::new(Reads {
             states: states.clone(),
             pressure: intake.pressure.clone(),
@@ -365,6 +361,14 @@ impl Starting<'_> {
             outbound: Arc::new(serve.outbound.clone()),
         };
         Ok(api.site(checks, serve.metrics_addr.is_none()))
+    }
+
+    fn bulk_actions(&self, intake: &Intake) -> Result<bulk::Running, StartError> {
+        Ok(bulk::Running {
+            processor: self.processor()?,
+            pressure: intake.pressure.clone(),
+            stop: self.stop.clone(),
+        })
     }
 
     /// Processing of single events, for operators.

@@ -105,6 +105,41 @@ pub fn routes() -> Routes<Arc<Console>> {
         )
         .page(
             read.clone(),
+            organizations::PATH,
+            get(organizations::list),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            "/console/organizations/{organization}",
+            get(organization::page),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            explained::PATH,
+            get(explained::page),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            audit_log::PATH,
+            get(audit_log::list),
+            browsers,
+        )
+        .page(act, audit_log::VERIFY, post(audit_log::verify), browsers)
+        .page(read, "/console/{*rest}", get(not_found), browsers)
+        .merge(of_bulk_actions())
+        .merge(of_organizations())
+}
+
+/// What is done with all that match.
+fn of_bulk_actions() -> Routes<Arc<Console>> {
+    let browsers = Rules::of(Access::Console);
+    let (read, act) = (Method::GET, Method::POST);
+    Routes::new()
+        .page(
+            read.clone(),
             bulk_actions::PATH,
             get(bulk_actions::list),
             browsers,
@@ -133,18 +168,13 @@ pub fn routes() -> Routes<Arc<Console>> {
             post(bulk_actions::stop),
             browsers,
         )
-        .page(
-            read.clone(),
-            organizations::PATH,
-            get(organizations::list),
-            browsers,
-        )
-        .page(
-            read.clone(),
-            "/console/organizations/{organization}",
-            get(organization::page),
-            browsers,
-        )
+}
+
+/// One organization, besides its page.
+fn of_organizations() -> Routes<Arc<Console>> {
+    let browsers = Rules::of(Access::Console);
+    let (read, act) = (Method::GET, Method::POST);
+    Routes::new()
         .page(
             read.clone(),
             "/console/organizations/{organization}/quotas/{metric}",
@@ -187,20 +217,6 @@ pub fn routes() -> Routes<Arc<Console>> {
             get(timeline::page),
             browsers,
         )
-        .page(
-            read.clone(),
-            explained::PATH,
-            get(explained::page),
-            browsers,
-        )
-        .page(
-            read.clone(),
-            audit_log::PATH,
-            get(audit_log::list),
-            browsers,
-        )
-        .page(act, audit_log::VERIFY, post(audit_log::verify), browsers)
-        .page(read, "/console/{*rest}", get(not_found), browsers)
 }
 
 /// Browsers are led to the console; programs are told that nothing is here.
