@@ -113,18 +113,7 @@ impl Parts {
         self.writing(background, "past due access", PAST_DUE, move || {
             sweep_past_due(pool.clone(), catalogue.clone())
         });
-        let bulk = self.bulk.clone();
-        self.writing(background, "bulk actions", bulk::POLL, move || {
-            let running = bulk.clone();
-            async move {
-                let more = bulk::run_some(running).await?;
-                Ok::<_, sqlx::Error>(if more {
-                    Next::AtOnce
-                } else {
-                    Next::AfterPeriod
-                })
-            }
-        });
+        self.register_bulk_actions(background);
         let (pool, stop) = (self.pool.clone(), self.stop.clone());
         let kept = serve.retention;
         self.writing(background, "retention", retention::POLL, move || {
@@ -167,6 +156,21 @@ impl Parts {
             async move {
                 schema.check(&pool).await?;
                 running.await
+            }
+        });
+    }
+
+    fn register_bulk_actions(&self, background: &mut Background) {
+        let bulk = self.bulk.clone();
+        self.writing(background, "bulk actions", bulk::POLL, move || {
+            let running = bulk.clone();
+            async move {
+                let more = bulk::run_some(running).await?;
+                Ok::<_, sqlx::Error>(if more {
+                    Next::AtOnce
+                } else {
+                    Next::AfterPeriod
+                })
             }
         });
     }

@@ -102,11 +102,7 @@ pub async fn start(
         in_stripe,
         ledger: metering.ledger.clone(),
         subscriptions: subscriptions.clone(),
-        bulk: bulk::Running {
-            processor: starting.processor()?,
-            pressure: intake.pressure.clone(),
-            stop: starting.stop.clone(),
-        },
+        bulk: starting.bulk_actions(&intake)?,
         reads: Arc::new(Reads {
             states: states.clone(),
             pressure: intake.pressure.clone(),
@@ -409,6 +405,14 @@ impl Starting<'_> {
         let public = surface.addresses.public_url(self.address);
         let made = SingleSignOn::new(oidc, &public, self.pools.logins.clone());
         made.map(Some).map_err(StartError::Client)
+    }
+
+    fn bulk_actions(&self, intake: &Intake) -> Result<bulk::Running, StartError> {
+        Ok(bulk::Running {
+            processor: self.processor()?,
+            pressure: intake.pressure.clone(),
+            stop: self.stop.clone(),
+        })
     }
 
     /// Processing of single events, for operators.

@@ -116,6 +116,49 @@ pub fn routes() -> Routes<Arc<Console>> {
         )
         .page(
             read.clone(),
+            organizations::PATH,
+            get(organizations::list),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            "/console/organizations/{organization}",
+            get(organization::page),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            explained::PATH,
+            get(explained::page),
+            browsers,
+        )
+        .page(
+            read.clone(),
+            audit_log::PATH,
+            get(audit_log::list),
+            browsers,
+        )
+        .page(
+            act.clone(),
+            audit_log::VERIFY,
+            post(audit_log::verify),
+            browsers,
+        )
+        .merge(of_bulk_actions())
+        .merge(of_organizations())
+        .merge(of_events_out(browsers))
+        .merge(of_figures(browsers))
+        .merge(operator_pages(&read, &act, browsers))
+        .page(read, "/console/{*rest}", get(not_found), browsers)
+}
+
+/// What is done with all that match.
+fn of_bulk_actions() -> Routes<Arc<Console>> {
+    let browsers = Rules::of(Access::Console);
+    let (read, act) = (Method::GET, Method::POST);
+    Routes::new()
+        .page(
+            read.clone(),
             bulk_actions::PATH,
             get(bulk_actions::list),
             browsers,
@@ -144,18 +187,13 @@ pub fn routes() -> Routes<Arc<Console>> {
             post(bulk_actions::stop),
             browsers,
         )
-        .page(
-            read.clone(),
-            organizations::PATH,
-            get(organizations::list),
-            browsers,
-        )
-        .page(
-            read.clone(),
-            "/console/organizations/{organization}",
-            get(organization::page),
-            browsers,
-        )
+}
+
+/// One organization, besides its page.
+fn of_organizations() -> Routes<Arc<Console>> {
+    let browsers = Rules::of(Access::Console);
+    let (read, act) = (Method::GET, Method::POST);
+    Routes::new()
         .page(
             read.clone(),
             "/console/organizations/{organization}/quotas/{metric}",
@@ -198,28 +236,6 @@ pub fn routes() -> Routes<Arc<Console>> {
             get(timeline::page),
             browsers,
         )
-        .page(
-            read.clone(),
-            explained::PATH,
-            get(explained::page),
-            browsers,
-        )
-        .merge(of_events_out(browsers))
-        .merge(of_figures(browsers))
-        .page(
-            read.clone(),
-            audit_log::PATH,
-            get(audit_log::list),
-            browsers,
-        )
-        .page(
-            act.clone(),
-            audit_log::VERIFY,
-            post(audit_log::verify),
-            browsers,
-        )
-        .merge(operator_pages(&read, &act, browsers))
-        .page(read, "/console/{*rest}", get(not_found), browsers)
 }
 
 /// Who signs in and how, operators, sessions and keys.

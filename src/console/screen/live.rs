@@ -85,6 +85,10 @@ impl Block {
 }
 
 impl Frame {
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
     pub fn script(&self) -> &str {
         &VERSIONED
     }

@@ -176,20 +176,7 @@ async fn enter(
     command: &SetQuota,
     action: &'static str,
 ) -> Result<QuotaRow, SetError> {
-    if catalogue.metric(&command.metric).is_none() {
-        let known: Vec<&str> = catalogue.metrics().keys().map(String::as_str).collect();
-        return Err(SetError::Metric {
-            metric: command.metric.clone(),
-            known: known.join(", "),
-        });
-    }
-    if command.limit == QuotaLimit::Plan && command.over_limit.is_some() {
-        return Err(SetError::OverLimitOfPlan);
-    }
-    if command.limit == QuotaLimit::Plan && command.expires_at.is_some() {
-        return Err(SetError::EndOfPlan);
-    }
-    let said = command.reason.as_deref().map(checked_reason).transpose()?;
+    let said = checked(catalogue, command)?;
     let organization_id = command.organization_id;
     let mut tx = TenantTx::begin(pool, organization_id).await?;
     let chains = audit::lock_chains(tx.conn(), &[organization_id]).await?;
@@ -205,26 +192,7 @@ async fn enter(
     let missing = SetError::Organization(organization_id);
     let before = store::lock_one(&mut tx, &command.metric).await?;
     let before = before.ok_or(missing)?;
-    let quota = match command.limit {
-        QuotaLimit::Plan => None,
-        QuotaLimit::Unlimited => Some(None),
-        QuotaLimit::Quota(quota) => Some(Some(quota)),
-    };
-    match quota {
-        None => store::remove_override(&mut tx, &command.metric).await?,
-        Some(quota) => {
-            let set_by = set_by(command.actor);
-            let new = store::NewOverride {
-                metric: &command.metric,
-                quota,
-                over_limit: command.over_limit,
-                reason: said,
-                expires_at: command.expires_at,
-                set_by: &set_by,
-            };
-            store::put_override(&mut tx, &new).await?;
-        }
-    }
+    put(&mut tx, command, said).await?;
     let after = store::lock_one(&mut tx, &command.metric).await?;
     let after = after.ok_or(SetError::Organization(organization_id))?;
     // Without a rate, the override's own kind counts for nothing.
@@ -260,6 +228,48 @@ async fn enter(
     tx.commit().await?;
     grace::count(&ended);
     Ok(after)
+}
+
+/// Whether the command holds by itself, and the reason that it gives.
+fn checked<'c>(catalogue: &Catalogue, command: &'c SetQuota) -> Result<Option<&'c str>, SetError> {
+    if catalogue.metric(&command.metric).is_none() {
+        let known: Vec<&str> = catalogue.metrics().keys().map(String::as_str).collect();
+        return Err(SetError::Metric {
+            metric: command.metric.clone(),
+            known: known.join(", "),
+        });
+    }
+    if command.limit == QuotaLimit::Plan && command.over_limit.is_some() {
+        return Err(SetError::OverLimitOfPlan);
+    }
+    if command.limit == QuotaLimit::Plan && command.expires_at.is_some() {
+        return Err(SetError::EndOfPlan);
+    }
+    command.reason.as_deref().map(checked_reason).transpose()
+}
+
+/// Writes the override, or takes it away.
+async fn put(tx: &mut TenantTx, command: &SetQuota, said: Option<&str>) -> Result<(), sqlx::Error> {
+    let quota = match command.limit {
+        QuotaLimit::Plan => None,
+        QuotaLimit::Unlimited => Some(None),
+        QuotaLimit::Quota(quota) => Some(Some(quota)),
+    };
+    match quota {
+        None => store::remove_override(tx, &command.metric).await,
+        Some(quota) => {
+            let set_by = set_by(command.actor);
+            let new = store::NewOverride {
+                metric: &command.metric,
+                quota,
+                over_limit: command.over_limit,
+                reason: said,
+                expires_at: command.expires_at,
+                set_by: &set_by,
+            };
+            store::put_override(tx, &new).await
+        }
+    }
 }
 
 fn checked_reason(reason: &str) -> Result<&str, SetError> {

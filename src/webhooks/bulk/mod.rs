@@ -210,7 +210,7 @@ impl BulkAction {
 /// Why nothing was begun or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum BulkError {
-    #[error("{field}: not for {}", act.as_str())]
+    #[error("{field}: not for {}", .act.as_str())]
     NotFor { field: &'static str, act: Act },
     #[error("no event matches: there is nothing to do")]
     NoneMatch,

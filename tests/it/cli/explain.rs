@@ -118,6 +118,35 @@ async fn a_use_that_is_billed_leads_to_rule_override_and_uses() {
 }
 
 #[tokio::test]
+async fn a_plan_is_known_before_its_first_change_whatever_it_is_made_of_since() {
+    let world = subscriber().await;
+    let organization = world.organization.to_string();
+    let db = &world.service.db;
+    let first = "SELECT min(created_at) - interval '1 millisecond' FROM billing_audit_log
+                  WHERE action = 'plan_changed'";
+    // It was there for long before it subscribed.
+    db.execute("UPDATE organizations SET created_at = '2020-06-01T00:00:00Z'")
+        .await;
+    let then = db
+        .value(&format!(
+            "SELECT to_char(({first}) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"
+        ))
+        .await;
+    let at = async |then: &str| {
+        let arguments = ["--organization", &organization, "--at", then];
+        let answer = explained(&world, &arguments).await["answer"].clone();
+        answer.as_str().unwrap().to_owned()
+    };
+    let free = at(&then).await;
+    assert!(
+        free.contains("it had the plan free, as it was made with"),
+        "{free}"
+    );
+    let early = at("2020-01-01T00:00:00Z").await;
+    assert!(early.contains("there was no such organization"), "{early}");
+}
+
+#[tokio::test]
 async fn a_plan_and_its_invoice_lead_to_subscription_price_and_payment() {
     let world = subscriber().await;
     let organization = world.organization.to_string();

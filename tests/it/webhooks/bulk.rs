@@ -29,12 +29,12 @@ pub async fn dead_letters(db: &TestDatabase, customer: &str, numbers: std::ops::
         let id = format!("evt_{n}");
         let object = subscription(&format!("sub_{n}"), customer, "active", "standard");
         let payload = event(&id, KIND, 1_760_000_000 + n, object);
+        let comma = if rows.is_empty() { "" } else { ", " };
         write!(
             rows,
-            "{}({}, '{id}', '{KIND}', '2025-03-31.basil', false, to_timestamp({}), $p${payload}$p$, \
+            "{comma}({}, '{id}', '{KIND}', '2025-03-31.basil', false, to_timestamp({}), $p${payload}$p$, \
              now(), 1, 'customer {customer} is unknown', \
              jsonb_build_array(jsonb_build_object('at', now(), 'error', 'unknown')))",
-            if rows.is_empty() { "" } else { ", " },
             bucket_of(&id),
             1_760_000_000 + n
         )

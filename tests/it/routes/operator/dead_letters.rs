@@ -164,9 +164,10 @@ async fn a_letter_that_is_replayed_twice_at_once_has_one_effect() {
 #[tokio::test]
 async fn a_rehearsal_says_what_a_replay_would_change_and_changes_nothing() {
     let desk = with_letters().await;
-    let rehearse = |id: &'static str| async {
+    let own = &desk;
+    let rehearse = |id: &'static str| async move {
         let path = format!("/webhook-events/{id}/rehearse");
-        desk.ask(Method::POST, &path, None).await
+        own.ask(Method::POST, &path, None).await
     };
     let (status, failed) = rehearse("evt_1").await;
     assert_eq!((status, &failed["result"]), (200, &json!("failed")));
