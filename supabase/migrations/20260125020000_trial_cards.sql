@@ -10,8 +10,7 @@ SET LOCAL ROLE billing_owner;
 
 CREATE TABLE IF NOT EXISTS trial_cards (
   digest bytea PRIMARY KEY CHECK (length(digest) = 32),
-  -- Null is nobody: the table is no organization's, and has no row of one.
-  organization_id uuid,
+  organization_id uuid NOT NULL,
   claimed_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX IF NOT EXISTS trial_cards_organization_idx ON trial_cards (organization_id);
