@@ -117,15 +117,10 @@ impl From<ChangeRejection> for Problem {
                 (StatusCode::UNPROCESSABLE_ENTITY, "checkout_not_possible")
             }
             ChangeRejection::NotEnding => (StatusCode::CONFLICT, "not_canceling"),
-            ChangeRejection::TrialTooLong { .. } => {
-                (StatusCode::UNPROCESSABLE_ENTITY, "trial_too_long")
-            }
-            ChangeRejection::TrialUsed | ChangeRejection::CardHadTrial => {
-                (StatusCode::CONFLICT, "trial_used")
-            }
-            ChangeRejection::TrialNeedsCard => {
-                (StatusCode::PAYMENT_REQUIRED, "payment_method_required")
-            }
+            ChangeRejection::TrialTooLong { .. }
+            | ChangeRejection::TrialUsed
+            | ChangeRejection::CardHadTrial
+            | ChangeRejection::TrialNeedsCard => of_trial(&rejection),
             ChangeRejection::OtherCurrency { .. } => (StatusCode::CONFLICT, "currency_mismatch"),
             ChangeRejection::UnknownItems => (StatusCode::CONFLICT, "unknown_subscription_items"),
             ChangeRejection::NotOffered { .. } => {
@@ -162,6 +157,18 @@ impl From<ChangeRejection> for Problem {
 }
 
 /// What is wrong with the add-ons that are asked for.
+fn of_trial(rejection: &ChangeRejection) -> (StatusCode, &'static str) {
+    match rejection {
+        ChangeRejection::TrialTooLong { .. } => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "trial_too_long")
+        }
+        ChangeRejection::TrialNeedsCard => {
+            (StatusCode::PAYMENT_REQUIRED, "payment_method_required")
+        }
+        _ => (StatusCode::CONFLICT, "trial_used"),
+    }
+}
+
 fn of_addon(rejection: &ChangeRejection) -> Problem {
     let (status, code) = match rejection {
         ChangeRejection::AddonRetired { .. } => (StatusCode::CONFLICT, "addon_retired"),

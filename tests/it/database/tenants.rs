@@ -269,7 +269,7 @@ pub async fn tables(db: &TestDatabase) -> Vec<String> {
         "SELECT DISTINCT c.relname::text FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
           WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')
             AND (a.attname = 'organization_id' OR c.relname = 'organizations')
-            AND c.relname <> 'outbound_endpoints' ORDER BY 1",
+            AND c.relname NOT IN ('outbound_endpoints', 'trial_cards') ORDER BY 1",
     )
     .fetch_all(&db.pool)
     .await

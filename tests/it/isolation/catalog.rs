@@ -44,7 +44,7 @@ async fn a_request_sees_nothing_of_the_tables_that_are_nobodys() {
     let names = "SELECT string_agg(relname, ' ') FROM pg_class
                   WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
                     AND relname <> 'organizations'
-                    AND (relname = 'outbound_endpoints' OR NOT EXISTS (
+                    AND (relname IN ('outbound_endpoints', 'trial_cards') OR NOT EXISTS (
                       SELECT FROM pg_attribute
                        WHERE attrelid = pg_class.oid AND attname = 'organization_id'))";
     let names = world.db.value(names).await;

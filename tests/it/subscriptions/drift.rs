@@ -16,7 +16,7 @@ use crate::support::serving::Serving;
 
 /// Columns that no object of Stripe's has: whose row it is, which event wrote it, and
 /// what was deduced.
-const OWN: [&str; 30] = [
+const OWN: [&str; 34] = [
     "organization_id",
     "created_at",
     "updated_at",
@@ -54,6 +54,11 @@ const OWN: [&str; 30] = [
     // What the charge's event said, where refunds have failed since.
     "amount_refunded_told",
     "refunds_told_by",
+    // Since when a payment is late, and what that comes to.
+    "first_failed_at",
+    "past_due_since",
+    "access_ends_at",
+    "access_ended_at",
 ];
 
 /// A mirrored table, what its differences begin with, and further columns that are its
