@@ -90,7 +90,10 @@ fn none_yet() -> Block {
         title: "Second factor".to_owned(),
         rows: vec![
             ("State", Cell::Badge(Tone::Warn, "none".to_owned())),
-            ("", Cell::link(ENROLMENT, "Set up an authenticator")),
+            (
+                "To have one",
+                Cell::link(ENROLMENT, "Set up an authenticator"),
+            ),
         ],
     }
 }

@@ -68,7 +68,10 @@ async fn screen(
             title: "Operators".to_owned(),
             note: Some("`valuecanvas-billing users create --role operator` makes one, `users disable` ends one.".to_owned()),
             columns: vec!["E-mail", "Role", "Signs in with", "Sessions", "Last seen"],
-            rows: operators.iter().map(operator).collect(),
+            rows: operators
+                .iter()
+                .map(|operator| row(signed, operator))
+                .collect(),
             empty: "There are none.",
             next: None,
         }))
@@ -92,8 +95,13 @@ async fn screen(
     Ok(screen)
 }
 
-fn operator(operator: &OperatorUser) -> Vec<Cell> {
-    let mut who = vec![Cell::link(page_of(operator.id), &operator.email)];
+fn row(signed: &Signed, operator: &OperatorUser) -> Vec<Cell> {
+    let own = signed.operator.user_id() == Some(operator.id);
+    let page = match own {
+        true => account::PATH.to_owned(),
+        false => page_of(operator.id),
+    };
+    let mut who = vec![Cell::link(page, &operator.email)];
     who.extend(
         operator
             .disabled_at
@@ -377,7 +385,7 @@ pub fn sessions(open: &[OpenSession], own: Option<Uuid>, ends: Option<(&Signed, 
             "Signed in by",
             "Signed in",
             "Last seen",
-            "",
+            "To end it",
         ],
         rows: open.iter().map(row).collect(),
         empty: "There are none.",

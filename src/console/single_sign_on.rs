@@ -30,17 +30,14 @@ pub struct Asked {
     next: Option<String>,
 }
 
-fn provider(console: &Console) -> Result<&SingleSignOn, Problem> {
-    let provider = console.single_sign_on.as_ref();
-    provider
-        .ok_or_else(|| Problem::not_found("There is no identity provider: OIDC_ISSUER is not set."))
-}
-
 pub async fn begin(
     State(console): State<Arc<Console>>,
     Query(asked): Query<Asked>,
 ) -> Result<Response, Refusal> {
-    match provider(&console)?.begin(own(asked.next.as_deref())).await {
+    let Some(provider) = &console.single_sign_on else {
+        return Ok(led_to(sign_in::PATH));
+    };
+    match provider.begin(own(asked.next.as_deref())).await {
         Ok((address, kept)) => {
             let mut response = led_to(address.as_str());
             set(&mut response, &console.cookie.set(COOKIE, &kept));
@@ -56,7 +53,9 @@ pub async fn callback(
     headers: HeaderMap,
     Query(answered): Query<Answered>,
 ) -> Result<Response, Refusal> {
-    let provider = provider(&console)?;
+    let Some(provider) = &console.single_sign_on else {
+        return Ok(led_to(sign_in::PATH));
+    };
     let kept = console.cookie.read(COOKIE, &headers).unwrap_or_default();
     let mut response = match provider.finish(&kept, answered, &client).await {
         Ok((session, next)) => {

@@ -11,6 +11,7 @@ pub fn describe() {
     super::outbound::describe();
     super::bulk::describe();
     super::holds::describe();
+    super::operators::describe();
     describe_counter!(
         ATTEMPTS,
         "Processing attempts, by status: processed or failed."
@@ -117,10 +118,6 @@ pub fn describe() {
         "Recovery attempts that settled nothing, by result: failed or abandoned."
     );
     describe_counter!(LOGINS, "Login attempts, by outcome.");
-    describe_counter!(
-        OIDC_SIGN_INS,
-        "Sign-ins of operators by the identity provider, by outcome."
-    );
     describe_histogram!(QUOTA_GROUP, "Usage requests that share a commit.");
     describe_histogram!(
         QUOTA_COMMIT,

@@ -10,6 +10,7 @@ mod describe;
 pub mod holds;
 mod labels;
 pub mod log;
+pub mod operators;
 pub mod outbound;
 mod service;
 mod text;
@@ -59,7 +60,6 @@ const DRIFT: &str = "billing_reconciliation_drift_total";
 const DRIFT_LEFT: &str = "billing_reconciliation_drift";
 const PURGED: &str = "billing_purged_rows_total";
 const LOGINS: &str = "billing_logins_total";
-const OIDC_SIGN_INS: &str = "billing_oidc_sign_ins_total";
 const QUOTA_GROUP: &str = "quota_group_size";
 const QUOTA_COMMIT: &str = "quota_commit_seconds";
 const CALLS: &str = "gateway_calls_total";
@@ -166,6 +166,7 @@ fn start_at_zero(labels: &Labels) {
     outbound::start_at_zero();
     bulk::start_at_zero();
     holds::start_at_zero();
+    operators::start_at_zero();
     for status in ["processed", "failed"] {
         counter!(ATTEMPTS, "status" => status).absolute(0);
         counter!(RETRIES, "status" => status).absolute(0);
@@ -176,9 +177,6 @@ fn start_at_zero(labels: &Labels) {
     }
     for outcome in ["succeeded", "failed", "throttled", "unavailable"] {
         counter!(LOGINS, "outcome" => outcome).absolute(0);
-    }
-    for outcome in ["succeeded", "refused", "unavailable"] {
-        counter!(OIDC_SIGN_INS, "outcome" => outcome).absolute(0);
     }
     for result in ["recorded", "duplicate", "rejected"] {
         counter!(USAGE, "result" => result).absolute(0);
@@ -383,11 +381,6 @@ pub fn purged(table: &'static str, rows: u64) {
 /// One attempt to log in.
 pub fn login(outcome: &'static str) {
     counter!(LOGINS, "outcome" => outcome).increment(1);
-}
-
-/// One sign-in of an operator by the identity provider.
-pub fn oidc_sign_in(outcome: &'static str) {
-    counter!(OIDC_SIGN_INS, "outcome" => outcome).increment(1);
 }
 
 /// One group of usage requests.

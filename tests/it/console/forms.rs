@@ -62,7 +62,9 @@ async fn a_read_only_operator_sees_no_buttons_and_is_refused() {
     desk.deliver("cus_1", &["evt_1"]).await;
     desk.deliver("cus_2", &["evt_2"]).await;
     let mut reader = Browser::of(&desk.service, READER).await;
-    for path in desk.pages() {
+    // Their own account is theirs to change.
+    let others = desk.pages().into_iter();
+    for path in others.filter(|path| !path.starts_with("/console/account")) {
         let page = reader.get(&path).await;
         is_ok(&page);
         let acts = page.text.matches("method=\"post\"").count();

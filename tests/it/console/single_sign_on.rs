@@ -365,7 +365,7 @@ async fn a_provider_that_is_down_or_another_is_said_to_be_on_a_page() {
     site.provider.is_silent();
     refused(&browser.get(&asked.back()).await, 502, "cannot be reached");
     let unavailable = "billing_oidc_sign_ins_total{outcome=\"unavailable\"}";
-    assert!(replica.metric(unavailable).await >= Some(1));
+    assert!(site.service.metric(unavailable).await >= Some(1));
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ use crate::audit::{self, Client};
 use crate::config::OidcConfig;
 use crate::db::WorkerTx;
 use crate::server::signing::SharedSigningKey;
-use crate::telemetry::metrics;
+use crate::telemetry::metrics::operators;
 use claims::Identity;
 use discovery::{Discovery, Provider, answer};
 
@@ -171,7 +171,7 @@ impl SingleSignOn {
     ) -> Result<(Session, String), Failure> {
         let finished = self.try_finish(kept, answered, client).await;
         match &finished {
-            Ok(_) => metrics::oidc_sign_in("succeeded"),
+            Ok(_) => operators::oidc_sign_in("succeeded"),
             Err(failure) => failed(failure),
         }
         finished
@@ -373,7 +373,7 @@ fn failed(failure: &Failure) {
             "refused"
         }
     };
-    metrics::oidc_sign_in(outcome);
+    operators::oidc_sign_in(outcome);
 }
 
 /// Asks the provider for its description once, for `doctor`.
