@@ -219,7 +219,7 @@ pub async fn end(
         "UPDATE webhook_bulk_actions
             SET ended_at = clock_timestamp(), stopped = $2::uuid IS NULL, lease_id = NULL,
                 lease_expires_at = NULL
-          WHERE id = $1 AND ended_at IS NULL AND ($2 IS NULL OR lease_id = $2)",
+          WHERE id = $1 AND ended_at IS NULL AND ($2::uuid IS NULL OR lease_id = $2)",
         id,
         lease
     )
