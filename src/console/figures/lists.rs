@@ -21,8 +21,8 @@ use crate::db::WorkerTx;
 use crate::reporting;
 use crate::reporting::figures::{self, Customer, CustomerCount, KINDS, Movement, STANDINGS};
 use crate::reporting::routes::{
-    CUSTOMERS_LISTED, MOVEMENTS_LISTED, Standing, looked,
-    {customers_csv as all_customers, movements_csv as all_movements},
+    CUSTOMERS_LISTED, MOVEMENTS_LISTED, Standing, customers_csv as all_customers, looked,
+    movements_csv as all_movements,
 };
 use crate::server::extract::Query;
 use crate::server::pagination::page::{Limit, ListQuery};
