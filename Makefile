@@ -1,7 +1,7 @@
 # `make` lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long attack lint picture fmt bench load setup db-reset sqlx-prepare
+.PHONY: help demo test test-long attack lint fmt bench load setup db-reset sqlx-prepare
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -29,10 +29,6 @@ lint: ## Check formatting, clippy's findings, and what is depended on
 	cargo fmt --check
 	cargo clippy --all-targets --workspace -- -D warnings
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo "dependencies not checked: cargo install cargo-deny" >&2; fi
-
-picture: ## Make the README's picture of the console from its pages
-	@scripts/setup test
-	@VCB_PICTURE="$(CURDIR)/docs/console.svg" cargo nextest run -E 'test(an_operator_finds_a_dead_letter)'
 
 fmt: ## Format the code
 	cargo fmt

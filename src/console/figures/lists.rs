@@ -18,12 +18,12 @@ use super::super::session::Signed;
 use super::super::{Console, organizations, webhooks};
 use super::{PATH, amount};
 use crate::db::WorkerTx;
+use crate::reporting;
 use crate::reporting::figures::{self, Customer, CustomerCount, KINDS, Movement, STANDINGS};
 use crate::reporting::routes::{
-    CUSTOMERS_LISTED, MOVEMENTS_LISTED, Standing, looked,
-    {customers_csv as all_customers, movements_csv as all_movements},
+    CUSTOMERS_LISTED, MOVEMENTS_LISTED, Standing, customers_csv as all_customers, looked,
+    movements_csv as all_movements,
 };
-use crate::reporting::{self};
 use crate::server::extract::Query;
 use crate::server::pagination::page::{Limit, ListQuery};
 use crate::server::problem::Problem;

@@ -1,6 +1,5 @@
 // Walks through the console in Chromium, as an operator would, and has axe look at each page.
-// Reads {base, email, password, organization, event, shots?, picture?, pictureMark} and prints
-// what it found.
+// Reads {base, email, password, organization, event, shots?} and prints what it found.
 'use strict';
 
 const fs = require('node:fs');
@@ -63,12 +62,6 @@ async function pass(browser, name, options, asked, found) {
       const where = one.nodes.map((node) => node.html).slice(0, 3).join(' ');
       found.faults.push(`${name}: ${shot}: ${one.id}: ${one.help}: ${where}`);
     }
-  };
-  // The page as an SVG, which a README can show: the page's own elements and style.
-  const picture = async () => {
-    if (!asked.picture || name !== 'plain') return;
-    const svg = await page.evaluate(drawn, asked.pictureMark);
-    fs.writeFileSync(asked.picture, svg);
   };
   const heading = async (text) => {
     await page.getByRole('heading', { level: 1, name: text }).waitFor({ timeout: 20000 });
@@ -178,7 +171,6 @@ async function pass(browser, name, options, asked, found) {
   await page.getByRole('link', { name: 'Figures' }).click();
   await heading('Figures');
   await look('figures');
-  await picture();
   await page.getByRole('link', { name: 'all of them' }).click();
   await heading('Movements of recurring revenue');
   await look('movements');
@@ -199,32 +191,6 @@ async function pass(browser, name, options, asked, found) {
   await page.getByRole('button', { name: 'Sign out' }).click();
   await heading('Sign in');
   await context.close();
-}
-
-/// Runs in the page.
-function drawn(mark) {
-  const rules = [...document.styleSheets[0].cssRules];
-  // A picture is as wide as it is, however narrow the page that shows it.
-  const style = rules.map((rule) => rule.cssText).filter((text) => !text.includes('max-width: 720px'));
-  const { width } = document.documentElement.getBoundingClientRect();
-  const height = Math.min(document.documentElement.scrollHeight, 1080);
-  const body = document.body.cloneNode(true);
-  for (const input of body.querySelectorAll('input[type=hidden]')) input.remove();
-  for (const link of body.querySelectorAll('[href]')) {
-    if (link.tagName === 'A') link.setAttribute('href', '#');
-  }
-  for (const form of body.querySelectorAll('form')) form.removeAttribute('action');
-  const text = new XMLSerializer().serializeToString(body);
-  const sheet = style.join('\n').replaceAll('&', '&amp;').replaceAll('<', '&lt;');
-  return [
-    `<!-- Made by make picture from a page of the console; ${mark} -->`,
-    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}">`,
-    `<title>The console's page of business figures</title>`,
-    `<style>${sheet}</style>`,
-    `<foreignObject width="100%" height="100%">${text}</foreignObject>`,
-    '</svg>',
-    '',
-  ].join('\n');
 }
 
 const asked = JSON.parse(fs.readFileSync(0, 'utf8'));

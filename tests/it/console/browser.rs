@@ -2,7 +2,6 @@
 //! nothing on any page.
 
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 use valuecanvas_billing::reporting::journal;
 
@@ -37,9 +36,6 @@ async fn an_operator_finds_a_dead_letter_replays_it_and_opens_an_organization() 
         "password": PASSWORD,
         "organization": "Acme Tools",
         "event": events,
-        // Where the README's picture goes, and what it is of.
-        "picture": std::env::var("VCB_PICTURE").ok(),
-        "pictureMark": mark(),
         // A folder for pictures of each page.
         "shots": std::env::var("VCB_SHOTS").ok(),
     });
@@ -71,32 +67,4 @@ async fn book(desk: &Desk) {
              ON CONFLICT DO NOTHING",
         )
         .await;
-}
-
-/// Says from which templates and style a picture was made.
-fn mark() -> String {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/console/templates");
-    let mut hash = Sha256::new();
-    for name in ["base.html", "cell.html", "console.css", "screen.html"] {
-        hash.update(std::fs::read(format!("{folder}/{name}")).unwrap());
-    }
-    format!("templates {}", hex::encode(&hash.finalize()[..8]))
-}
-
-#[test]
-fn the_picture_in_the_readme_is_of_the_console_as_it_is() {
-    let picture = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/console.svg");
-    let picture = std::fs::read_to_string(picture).unwrap();
-    assert!(
-        picture.contains(&mark()),
-        "the console's templates have changed: run `make picture`"
-    );
-    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-    let readme = std::fs::read_to_string(readme).unwrap();
-    let shown = readme
-        .find("docs/console.svg")
-        .expect("the README shows it");
-    let screen = readme.lines().take(30).map(|line| line.len() + 1).sum();
-    assert!(shown < screen, "on its first screen");
-    assert!(!picture.contains("<script") && !picture.contains("127.0.0.1"));
 }
