@@ -20,7 +20,6 @@ mod maintenance;
 mod metering;
 mod operations;
 mod outbox;
-mod products;
 mod resilience;
 mod routes;
 mod schemathesis;
