@@ -342,7 +342,7 @@ impl Storm {
 }
 
 /// What must be equal of a subscription.
-fn state_in_stripe(subscription: &Value) -> Value {
+pub fn state_in_stripe(subscription: &Value) -> Value {
     let item = &subscription["items"]["data"][0];
     json!({
         "status": subscription["status"],
@@ -353,7 +353,7 @@ fn state_in_stripe(subscription: &Value) -> Value {
     })
 }
 
-const OUR_STATE: &str =
+pub const OUR_STATE: &str =
     "SELECT coalesce(jsonb_object_agg(s.stripe_subscription_id, jsonb_build_object(
           'status', s.status, 'price', i.lookup_key, 'ends', s.cancel_at_period_end,
           'periodEnd', extract(epoch FROM i.current_period_end)::bigint,

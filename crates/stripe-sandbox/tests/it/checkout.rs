@@ -391,3 +391,67 @@ async fn the_portal_is_made_from_a_configuration() {
         .await
         .error(400);
 }
+
+/// The portal's page offers what its configuration says: a card that is entered there is
+/// charged from then on, and invoices lead to their pages.
+#[tokio::test]
+async fn the_portal_shows_invoices_and_takes_cards_as_it_is_configured() {
+    let world = World::new().await;
+    let (customer, other) = (stranger(&world).await, stranger(&world).await);
+    let offers = |name: &'static str| (name, "true");
+    let mut portals = Vec::new();
+    for features in [
+        &[
+            offers("features[payment_method_update][enabled]"),
+            offers("features[invoice_history][enabled]"),
+        ][..],
+        &[offers("features[invoice_history][enabled]")][..],
+    ] {
+        let path = "/v1/billing_portal/configurations";
+        let configuration = text(&world.post(path, features).await.ok(), "id");
+        let fields = [
+            ("customer", &*customer),
+            ("configuration", &configuration),
+            ("return_url", "https://app.test/account"),
+        ];
+        portals.push(
+            world
+                .post("/v1/billing_portal/sessions", &fields)
+                .await
+                .ok(),
+        );
+    }
+    let (status, _, page) = submit(&portals[0], &[("number", "4242 4242 4242 4242")]).await;
+    assert_eq!(status, 200);
+    assert!(page.contains("visa ending in 4242 (default)"), "{page}");
+    assert!(page.contains("href=\"https://app.test/account\""), "{page}");
+    let path = format!("/v1/customers/{customer}");
+    let shown = world.get(&path, &[]).await.ok();
+    let first = text(&shown["invoice_settings"], "default_payment_method");
+
+    let (_, _, page) = submit(&portals[0], &[("number", "4000000000000002")]).await;
+    assert!(page.contains("Your card was declined."), "{page}");
+    let (_, _, page) = submit(&portals[0], &[("number", "5555555555554444")]).await;
+    assert!(
+        page.contains("mastercard ending in 4444 (default)"),
+        "{page}"
+    );
+    let (_, _, page) = submit(&portals[0], &[("default", &first)]).await;
+    assert!(page.contains("visa ending in 4242 (default)"), "{page}");
+    // Another customer's card is no choice.
+    let fields = [("customer", &*other)];
+    let attach = "/v1/payment_methods/pm_card_visa/attach";
+    let theirs = text(&world.post(attach, &fields).await.ok(), "id");
+    let (_, _, page) = submit(&portals[0], &[("default", &theirs)]).await;
+    assert!(page.contains("This payment method is unknown."), "{page}");
+
+    let price = world.price(1_000).await;
+    let fields = [("customer", &*customer), ("items[0][price]", &price)];
+    let made = world.post("/v1/subscriptions", &fields).await.ok();
+    let invoice = text(&made, "latest_invoice");
+    let (_, _, page) = submit(&portals[0], &[("default", &first)]).await;
+    assert!(page.contains(&format!("/i/{invoice}\"")), "{page}");
+    // Where cards are not offered, none is taken.
+    let (status, ..) = submit(&portals[1], &[("default", &first)]).await;
+    assert_eq!(status, 404);
+}
