@@ -72,6 +72,7 @@ fn ancestor(text: &str) -> Result<String, ConfigError> {
     let origin = origin.filter(|origin| origin.is_tuple());
     let origin = origin.map(|origin| origin.ascii_serialization());
     let is_web = text.starts_with("https://") || text.starts_with("http://");
+    let is_web = is_web && !text.contains('*');
     let same = |origin: &String| {
         let text = text.strip_suffix('/').unwrap_or(text);
         origin.eq_ignore_ascii_case(text)

@@ -103,7 +103,10 @@ impl PriceQuery {
 /// An amount in minor units, of one as people write it.
 fn minor(text: &str, currency: &str) -> Result<i64, Problem> {
     let places = money::decimals(currency);
-    let parsed = text.parse::<Decimal>().ok();
+    let plain = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let parsed = text.parse::<Decimal>().ok().filter(|_| plain);
     let minor = parsed.and_then(|major| major.checked_mul(Decimal::from(10_u32.pow(places))));
     let minor = minor.filter(|minor| minor.is_integer() && !minor.is_sign_negative());
     minor.and_then(|minor| minor.to_i64()).ok_or_else(|| {

@@ -7,6 +7,13 @@ BEGIN;
 SET LOCAL lock_timeout TO '2s';
 SET LOCAL client_min_messages TO warning;
 SET LOCAL search_path TO public, pg_temp;
+
+-- In a database that was restored, the owner may make none.
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'reporting') THEN
+    CREATE SCHEMA reporting AUTHORIZATION billing_owner;
+  END IF;
+END $$;
 SET LOCAL ROLE billing_owner;
 
 -- What an organization pays a month, as last booked. Kept at 0 after it stopped paying.
@@ -118,7 +125,6 @@ CREATE POLICY billing_revenue_journal_worker ON billing_revenue_journal TO billi
   WITH CHECK (auth.get_current_org_id() IS NULL);
 GRANT SELECT, INSERT, UPDATE ON billing_revenue_journal TO billing_worker;
 
-CREATE SCHEMA IF NOT EXISTS reporting;
 GRANT USAGE ON SCHEMA reporting TO billing_worker;
 
 -- The items that are paid for again and again, each with what it comes to a month. Usage is not

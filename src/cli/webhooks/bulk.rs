@@ -26,6 +26,7 @@ pub enum Bulk {
     },
     /// Show how far one is, and what failed.
     Show {
+        /// Its id, as `start` and `list` print it.
         #[arg(value_name = "ID")]
         id: Uuid,
         #[command(flatten)]
@@ -33,6 +34,7 @@ pub enum Bulk {
     },
     /// Stop one: what was done stays done.
     Stop {
+        /// Its id, as `start` and `list` print it.
         #[arg(value_name = "ID")]
         id: Uuid,
         #[command(flatten)]
@@ -61,6 +63,7 @@ impl From<Wanted> for Act {
 
 #[derive(Debug, Args)]
 pub struct Start {
+    /// What is done with each event that matches.
     #[arg(value_enum, value_name = "ACTION")]
     action: Wanted,
     /// Only events of this type.

@@ -7,6 +7,7 @@ pub mod background;
 pub mod budget;
 pub mod bulk;
 mod describe;
+mod drift;
 pub mod holds;
 mod labels;
 pub mod log;
@@ -23,6 +24,7 @@ use billing_domain::grace_period::EndReason;
 use metrics::{Counter, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+pub use drift::{drift, drift_in, drift_left};
 pub use labels::Labels;
 pub use service::{
     connections_missing, decision, feature_check, issued_token, of_service, signing_keys_read,
@@ -349,28 +351,6 @@ pub fn findings(counts: &[(&'static str, usize)]) {
 /// A recovery attempt that did not settle its item.
 pub fn recovery(result: &'static str) {
     counter!(RECOVERY, "result" => result).increment(1);
-}
-
-/// A difference from Stripe found by reconciliation.
-pub fn drift(kind: &'static str, healed: bool) {
-    let healed = if healed { "true" } else { "false" };
-    counter!(DRIFT, "kind" => kind, "healed" => healed).increment(1);
-}
-
-/// The differences of `kind` that a run with these counters left.
-pub fn drift_left(kind: &'static str, counted: &BTreeMap<String, u64>) {
-    gauge!(DRIFT_LEFT, "kind" => kind).set(drift_in(kind, counted) as f64);
-}
-
-/// How many that is.
-pub fn drift_in(kind: &str, counted: &BTreeMap<String, u64>) -> u64 {
-    let kind_label = format!("kind=\"{kind}\"");
-    let of_kind = counted.iter().filter(|(series, _)| {
-        name_of(series) == DRIFT
-            && series.contains(&kind_label)
-            && series.contains("healed=\"false\"")
-    });
-    of_kind.map(|(_, count)| count).sum()
 }
 
 /// Old rows were removed.

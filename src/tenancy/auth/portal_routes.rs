@@ -43,7 +43,7 @@ pub fn routes() -> Routes<PortalSessions> {
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct NewPortalSession {
+struct NewCustomerSession {
     /// Whose pages: its external id, or its id.
     #[schema(min_length = 1, max_length = 255, example = "acme")]
     organization: String,
@@ -66,7 +66,7 @@ struct NewPortalSession {
 /// Where to send the visitor's browser.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct CreatedPortalSession {
+struct CustomerSession {
     /// It can be opened once, within five minutes.
     url: String,
     /// When the session ends, opened or not.
@@ -96,19 +96,19 @@ fn ttl(secs: Option<u64>) -> Result<u32, Problem> {
     path = "/api/portal-sessions",
     operation_id = "createPortalSession",
     tag = "Access",
-    request_body = NewPortalSession,
-    responses((status = 201, description = "Where to send the visitor's browser.", body = CreatedPortalSession),
+    request_body = NewCustomerSession,
+    responses((status = 201, description = "Where to send the visitor's browser.", body = CustomerSession),
               (status = 404, description = "There is no such organization.")),
 )]
 async fn create(
     State(state): State<PortalSessions>,
     product: Product,
-    extract::Json(new): extract::Json<NewPortalSession>,
+    extract::Json(new): extract::Json<NewCustomerSession>,
 ) -> Result<
     (
         StatusCode,
         [(header::HeaderName, &'static str); 1],
-        Json<CreatedPortalSession>,
+        Json<CustomerSession>,
     ),
     Problem,
 > {
@@ -136,7 +136,7 @@ async fn create(
         Timestamp::now(),
     );
     let code = portal_sessions::create(&state.shared.pool, product, &session).await?;
-    let created = CreatedPortalSession {
+    let created = CustomerSession {
         url: format!("{}{ENTER}?code={code}", state.public_url),
         expires_at: session.expires_at,
     };

@@ -316,5 +316,8 @@ fn all_pages_are_behind_a_session() {
         .into_iter()
         .filter(|route| route.path.starts_with("/console") && route.access != Access::Console);
     let open: Vec<String> = open.map(|route| route.path).collect();
-    assert_eq!(open, ["/console/assets/console.css"]);
+    assert_eq!(
+        open,
+        ["/console/assets/console.css", "/console/assets/console.js"]
+    );
 }

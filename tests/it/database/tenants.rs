@@ -231,6 +231,11 @@ pub const ROWS: &[(&str, &str)] = &[
          VALUES ({org}, gen_random_uuid(), 'expired', '{}', '{}', 'cs_{key}', now())",
     ),
     (
+        "portal_sessions",
+        "(organization_id, id, role, service_key_id, code_hash, code_expires_at, expires_at)
+         VALUES ({org}, gen_random_uuid(), 'owner', gen_random_uuid(), sha256('{key}'), now(), now())",
+    ),
+    (
         "request_idempotency",
         "(organization_id, idempotency_key, fingerprint, lease_id, lease_expires_at, expires_at)
          VALUES ({org}, '{key}', sha256(''), gen_random_uuid(), now(), now() + '1 day')",
