@@ -72,7 +72,9 @@ fn ancestor(text: &str) -> Result<String, ConfigError> {
     let origin = origin.filter(|origin| origin.is_tuple());
     let origin = origin.map(|origin| origin.ascii_serialization());
     let is_web = text.starts_with("https://") || text.starts_with("http://");
-    let is_web = is_web && !text.contains('*');
+    // The host of an address may have `*`, `;` and quotes, which mean something in a policy.
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:/[]".contains(&byte);
+    let is_web = is_web && text.bytes().all(is_plain);
     let same = |origin: &String| {
         let text = text.strip_suffix('/').unwrap_or(text);
         origin.eq_ignore_ascii_case(text)
@@ -277,6 +279,8 @@ mod tests {
             "https://*.example.com",
             "https://a.example/path",
             "https://a.example; script-src *",
+            "https://a.example;sandbox",
+            "https://'self'",
             "https://a.example script-src",
             "app.example.com",
             "data:text/html",
