@@ -183,6 +183,28 @@ async fn a_form_that_is_sent_again_does_nothing_again() {
 }
 
 #[tokio::test]
+async fn a_button_that_is_pressed_twice_shows_what_was_done_once() {
+    let (world, ..) = World::on_clock(START).await;
+    world.create("standard").await.ok();
+    world.settle().await;
+    let mut browser = Browser::of(&world.service, world.organization, "owner").await;
+    let page = browser.get("/portal/cancel").await;
+    let (act, token) = (page.act("/portal/cancel"), page.form_token());
+    let mut again = Browser::new(&world.service);
+    again.cookies = browser.cookies.clone();
+    let form = [("csrf", &*token), ("reason", "We close")];
+    let (first, second) = tokio::join!(
+        browser.send(Method::POST, &act, &form),
+        again.send(Method::POST, &act, &form),
+    );
+    first.leads_to("/portal?done=canceled");
+    second.leads_to("/portal?done=canceled");
+    world.settle().await;
+    let canceled = "billing_audit_log WHERE action = 'subscription_cancel_scheduled'";
+    assert_eq!(world.service.db.count(canceled).await, 1);
+}
+
+#[tokio::test]
 async fn an_archived_organization_looks_and_changes_nothing() {
     let service = TestService::intake_only().await;
     let organization = service.organization("Northwind").await;

@@ -33,6 +33,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use axum::response::{IntoResponse, Response};
 use futures_util::{FutureExt as _, StreamExt as _};
 use sqlx::postgres::PgPool;
+use tokio::time::Instant;
 
 use super::checks::Next;
 use crate::limits;
@@ -56,6 +57,10 @@ const WORK: Duration = Duration::from_secs(50);
 const LEASE_SECS: u32 = 60;
 /// How soon to ask again whether the first request is done.
 const ASK_AGAIN_SECS: u32 = 2;
+/// How long a form that was sent twice waits for the first one's answer, and how often it
+/// looks: less than a request may take.
+const PATIENCE_OF_FORM: Duration = Duration::from_secs(20);
+const FORM_LOOKS: Duration = Duration::from_millis(500);
 /// Keys are counted by the hour.
 const KEYS_AGAIN_SECS: u32 = 60 * 60;
 
@@ -70,8 +75,13 @@ pub fn take_key_of_form(request: &mut Request) {
     let key = fields.find(|(name, _)| name == OF_FORM);
     if let Some(key) = key.and_then(|(_, key)| HeaderValue::try_from(&*key).ok()) {
         request.headers_mut().insert(HEADER, key);
+        request.extensions_mut().insert(OfForm);
     }
 }
+
+/// Marks a request whose key is a form's.
+#[derive(Debug, Clone, Copy)]
+struct OfForm;
 
 /// Where answers are kept.
 #[derive(Clone)]
@@ -132,6 +142,19 @@ impl Keeper {
         }
         Ok(claim)
     }
+
+    /// The same for a form. A button that is pressed twice sends it twice, and its browser
+    /// shows the second answer alone: that is to be the first one's.
+    async fn claim_of_form(&self, lease: &Lease, print: &[u8; 32]) -> Result<Claim, Problem> {
+        let until = Instant::now() + PATIENCE_OF_FORM;
+        loop {
+            let claim = self.claim(lease, print).await?;
+            if claim != Claim::InFlight || Instant::now() >= until {
+                return Ok(claim);
+            }
+            tokio::time::sleep(FORM_LOOKS).await;
+        }
+    }
 }
 
 /// Carries a request that changes something out once for its key. Requests
@@ -164,10 +187,15 @@ async fn claim_and_run(
     let body = body::read(&parts, body).await?;
     let fingerprint = key::fingerprint(&parts, &caller, &body);
     let lease = Lease::new(&caller, &key);
+    let is_form = parts.extensions.get::<OfForm>().is_some();
     let mut request = Request::from_parts(parts, Body::from(body));
     request.extensions_mut().insert(key);
     let claimed = async move {
-        match keeper.claim(&lease, &fingerprint).await? {
+        let claim = match is_form {
+            true => keeper.claim_of_form(&lease, &fingerprint).await?,
+            false => keeper.claim(&lease, &fingerprint).await?,
+        };
+        match claim {
             Claim::Mine { .. } if mode == Idempotency::Copied => {
                 Ok(copying::run(keeper, lease, request, next).await)
             }
