@@ -173,7 +173,8 @@ fn of_changes(portal: &Portal, state: &SubscriptionState, unpaid: &[Invoice]) ->
     }
     if let (true, Some(at)) = (subscription.ends(), subscription.ends_at()) {
         let title = format!("Your subscription ends on {}", day(at));
-        let text = "Until then it is yours, and nothing more is charged for it.";
+        let text = "Until then it is yours, and it is not renewed. What you use beyond the plan, \
+                    and what is open, is still charged.";
         notices.push(Notice::new(Tone::Warn, title, text).link(cancel::KEEP, "Keep it"));
     }
     notices

@@ -121,6 +121,13 @@ async fn a_subscription_is_canceled_kept_and_a_change_called_off() {
     let mut browser = Browser::of(&world.service, world.organization, "owner").await;
     let page = browser.get("/portal/cancel").await;
     page.says("stays yours until");
+    // The last invoice has the usage.
+    page.says("What you use beyond the plan until then, and what is open, is still charged");
+    assert!(
+        !page.text.contains("Nothing more is charged"),
+        "{}",
+        page.text
+    );
     let form = [
         ("reason", "Too many <tokens>"),
         ("feedback", "too_expensive"),
