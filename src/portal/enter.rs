@@ -102,7 +102,9 @@ async fn entered(
     if let Some(former) = portal.cookie.read(BrowserSession::PORTAL_COOKIE, headers)
         && let Err(error) = portal_sessions::end(&portal.shared.pool, &former, client).await
     {
-        return portal.refused(None, &error.into());
+        // The code is used up: whoever is refused now cannot come by it again. The browser
+        // has the former session no more, which ends at its time.
+        tracing::warn!(%error, "the session that a browser had before could not be ended");
     }
     let mut response = led_to(super::overview::PATH);
     let cookie = portal.cookie.set(BrowserSession::PORTAL_COOKIE, token);
