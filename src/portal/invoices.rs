@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
+use uuid::Uuid;
 
 use super::Portal;
 use super::look::{Around, Notice, Tone};
@@ -46,7 +47,8 @@ struct Row {
 }
 
 impl Row {
-    fn of(invoice: &Invoice) -> Self {
+    /// Where the pages are framed, the invoice's own page leads to its PDF.
+    fn of(invoice: &Invoice, framed: bool) -> Self {
         let pdf = format!("{}/pdf", address(&invoice.id));
         Self {
             href: address(&invoice.id),
@@ -54,7 +56,7 @@ impl Row {
             created: invoice.created_at.map(day).unwrap_or_default(),
             status: status_of(invoice),
             total: money(invoice.total_amount, &invoice.currency),
-            pdf: invoice.has_pdf.then_some(pdf),
+            pdf: (invoice.has_pdf && !framed).then_some(pdf),
             pay: pay_of(invoice),
         }
     }
@@ -109,9 +111,11 @@ async fn listed(portal: &Portal, signed: &Signed, asked: Asked) -> Result<Respon
     let page = invoices::page(&portal.shared, organization, &paging).await?;
     let state = portal.state(signed).await?;
     let next = page.next_cursor.as_deref();
+    let framed = portal.look.is_framed();
+    let rows = page.data.iter().map(|one| Row::of(one, framed));
     let list = List {
         around: signed.around(portal, &state, PATH, "Invoices"),
-        rows: page.data.iter().map(Row::of).collect(),
+        rows: rows.collect(),
         next: next.map(|cursor| address_of(PATH, &[("cursor", Some(cursor))])),
     };
     Ok(portal.look.answer(StatusCode::OK, &list))
@@ -150,6 +154,11 @@ async fn detailed(portal: &Portal, signed: &Signed, id: &str) -> Result<Response
     let found = invoices::details(&portal.shared, organization, id).await?;
     let state = portal.state(signed).await?;
     let invoice = &found.invoice;
+    let framed = portal.look.is_framed();
+    let mut row = Row::of(invoice, framed);
+    if framed && invoice.has_pdf {
+        row.pdf = pdf_at_stripe(portal, organization, id).await?;
+    }
     let between = |from: Option<_>, to: Option<_>| {
         let (from, to) = from.zip(to)?;
         Some(format!("{} – {}", day(from), day(to)))
@@ -160,7 +169,6 @@ async fn detailed(portal: &Portal, signed: &Signed, id: &str) -> Result<Response
         quantity: line.quantity.map(|one| one.to_string()).unwrap_or_default(),
         amount: money(line.amount, &line.currency),
     });
-    let row = Row::of(invoice);
     let due = row.pay.clone().map(|(page, pay)| {
         let text = "It opens on the payment service's page, in a tab of its own.";
         Notice::new(Tone::Warn, "This invoice is to be paid", text).away(page, pay)
@@ -176,6 +184,20 @@ async fn detailed(portal: &Portal, signed: &Signed, id: &str) -> Result<Response
         row,
     };
     Ok(portal.look.answer(StatusCode::OK, &one))
+}
+
+/// Stripe's address of the PDF, if a browser may be led there. The cookie of a frame is kept
+/// for the site around it: in a tab of its own nobody is signed in here, to be led on.
+async fn pdf_at_stripe(
+    portal: &Portal,
+    organization: Uuid,
+    id: &str,
+) -> Result<Option<String>, Problem> {
+    match invoices::pdf(&portal.shared, organization, id).await {
+        Ok(address) => Ok(web_address(Some(&address))),
+        Err(problem) if problem.status() == StatusCode::NOT_FOUND => Ok(None),
+        Err(problem) => Err(problem),
+    }
 }
 
 fn sums(found: &Details) -> Vec<(&'static str, String)> {
