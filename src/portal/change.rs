@@ -258,7 +258,7 @@ fn due_text(preview: &Preview, later: bool) -> String {
     let credit = preview.prorated_amount_minor < 0;
     match preview.due_now_amount_minor {
         _ if later => format!("It begins on {}", day(preview.effective_date)),
-        1.. => "for the rest of the period, charged at once".to_owned(),
+        1.. => "charged at once".to_owned(),
         _ if credit => format!(
             "{} are credited on your next invoice",
             money(

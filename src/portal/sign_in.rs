@@ -201,7 +201,7 @@ fn why(error: LoginError) -> Result<(StatusCode, String), Problem> {
     }
 }
 
-/// Ends the session. Who came by a link is led back to the product.
+/// Ends the session. The page to sign in has the way back to the product.
 pub async fn sign_out(
     State(portal): State<Arc<Portal>>,
     Extension(client): Extension<Client>,
