@@ -108,6 +108,11 @@ pub async fn open(
             Some(false) => Unopened::Expired,
         }));
     };
+    // Its key may have expired: nothing is opened that has ended already.
+    let valid = store::sessions(tx.conn(), &[token::hash(&session)]).await?;
+    if valid.is_empty() {
+        return Ok(Err(Unopened::Expired));
+    }
     let entry = NewEntry {
         client: Some(client.clone()),
         ..entry(

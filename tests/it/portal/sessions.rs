@@ -111,14 +111,17 @@ async fn codes_and_sessions_end() {
         let page = browser.get("/portal").await;
         page.leads_to("/portal/sign-in?next=%2Fportal");
     }
-    // A code whose key was revoked opens nothing.
-    let url = link(&service, &name, "owner").await;
-    let revoke = "UPDATE service_api_keys SET revoked_at = now()";
-    service.db.execute(revoke).await;
-    Browser::new(&service)
-        .get(path_of(&service, &url))
-        .await
-        .is(410);
+    // A code whose key was revoked, or has expired, opens nothing, and nothing is said to be.
+    let opened = "billing_audit_log WHERE action = 'portal_session_opened'";
+    let before = service.db.count(opened).await;
+    for end in ["revoked_at", "expires_at"] {
+        let url = link(&service, &name, "owner").await;
+        let end = format!("UPDATE service_api_keys SET {end} = now()");
+        service.db.execute(&end).await;
+        let page = Browser::new(&service).get(path_of(&service, &url)).await;
+        page.is(410);
+    }
+    assert_eq!(service.db.count(opened).await, before);
 
     // Signing out ends the session, and not the cookie alone.
     let mut browser = Browser::of(&service, organization, "owner").await;
