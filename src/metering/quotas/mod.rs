@@ -167,21 +167,26 @@ pub async fn set(
     catalogue: &Catalogue,
     command: &SetQuota,
 ) -> Result<QuotaRow, SetError> {
-    enter(pool, catalogue, command, SET).await
+    let set = enter(pool, catalogue, command, SET).await?;
+    Ok(set.expect("only what is to end may have gone before"))
 }
 
+/// None, and nothing is done, if an override is to end that has no end any more, or a later one.
 async fn enter(
     pool: &PgPool,
     catalogue: &Catalogue,
     command: &SetQuota,
     action: &'static str,
-) -> Result<QuotaRow, SetError> {
+) -> Result<Option<QuotaRow>, SetError> {
     let said = checked(catalogue, command)?;
     let organization_id = command.organization_id;
     let mut tx = TenantTx::begin(pool, organization_id).await?;
     let chains = audit::lock_chains(tx.conn(), &[organization_id]).await?;
     if audit::is_erased(tx.conn(), organization_id).await? {
         return Err(SetError::Erased(organization_id));
+    }
+    if action == EXPIRED && !is_due(&mut tx, &command.metric).await? {
+        return Ok(None);
     }
     if let Some(at) = command.expires_at
         && at <= store::now(tx.conn()).await?
@@ -227,7 +232,19 @@ async fn enter(
     audit::record(&mut tx, &chains, &entries).await?;
     tx.commit().await?;
     grace::count(&ended);
-    Ok(after)
+    Ok(Some(after))
+}
+
+/// Whether an override's end has come. It is read under the lock: an operator may have set
+/// another since it was looked up, and another replica may have ended it.
+async fn is_due(tx: &mut TenantTx, metric: &str) -> Result<bool, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let now = store::now(tx.conn()).await?;
+    let overrides = store::overrides(tx.conn(), organization_id).await?;
+    let set = overrides.into_iter().find(|one| one.metric == metric);
+    Ok(set
+        .and_then(|set| set.expires_at)
+        .is_some_and(|at| at <= now))
 }
 
 /// Whether the command holds by itself, and the reason that it gives.
@@ -319,7 +336,8 @@ pub async fn sweep(pool: &PgPool, catalogue: &Catalogue) -> Result<usize, sqlx::
             client: None,
         };
         match enter(pool, catalogue, &command, EXPIRED).await {
-            Ok(_) => ended += 1,
+            Ok(Some(_)) => ended += 1,
+            Ok(None) => {}
             Err(SetError::Database(error)) => return Err(error),
             // A metric that the catalogue no longer has, which nothing asks for.
             Err(error) => {
