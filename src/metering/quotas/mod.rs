@@ -11,6 +11,8 @@ pub use store::{
     seats_used, set_plan,
 };
 
+use std::collections::HashSet;
+
 use billing_domain::grace_period::EndReason;
 use billing_domain::quantity::{self, QuantityError};
 use billing_domain::quota::OverLimit;
@@ -318,32 +320,42 @@ fn shown(after: &QuotaRow, expires_at: Option<Timestamp>) -> serde_json::Value {
 const SWEEP: i64 = 100;
 
 /// Ends overrides whose end has come, each as an operator would who returns to the plan's
-/// quota. Returns how many.
+/// quota. Returns how many. Those that cannot be ended hold up no others.
 pub async fn sweep(pool: &PgPool, catalogue: &Catalogue) -> Result<usize, sqlx::Error> {
-    let mut tx = WorkerTx::begin(pool).await?;
-    let due = store::due_overrides(tx.conn(), SWEEP).await?;
-    tx.commit().await?;
     let mut ended = 0;
-    for (organization_id, metric) in due {
-        let command = SetQuota {
-            organization_id,
-            metric,
-            limit: QuotaLimit::Plan,
-            over_limit: None,
-            reason: None,
-            expires_at: None,
-            actor: Actor::System,
-            client: None,
-        };
-        match enter(pool, catalogue, &command, EXPIRED).await {
-            Ok(Some(_)) => ended += 1,
-            Ok(None) => {}
-            Err(SetError::Database(error)) => return Err(error),
-            // A metric that the catalogue no longer has, which nothing asks for.
-            Err(error) => {
-                tracing::warn!(%organization_id, metric = command.metric, %error, "A quota's override cannot be ended");
+    let mut refused = HashSet::<(Uuid, String)>::new();
+    loop {
+        let most = SWEEP.saturating_add(i64::try_from(refused.len()).unwrap_or(i64::MAX));
+        let mut tx = WorkerTx::begin(pool).await?;
+        let mut due = store::due_overrides(tx.conn(), most).await?;
+        tx.commit().await?;
+        due.retain(|one| !refused.contains(one));
+        if due.is_empty() {
+            return Ok(ended);
+        }
+        for (organization_id, metric) in due {
+            let command = SetQuota {
+                organization_id,
+                metric,
+                limit: QuotaLimit::Plan,
+                over_limit: None,
+                reason: None,
+                expires_at: None,
+                actor: Actor::System,
+                client: None,
+            };
+            match enter(pool, catalogue, &command, EXPIRED).await {
+                Ok(Some(_)) => ended += 1,
+                Ok(None) => {}
+                Err(SetError::Database(error)) => return Err(error),
+                // An erased organization's, or of a metric that the catalogue no longer has:
+                // nothing asks for it.
+                Err(error) => {
+                    let metric = &command.metric;
+                    tracing::warn!(%organization_id, metric, %error, "A quota's override cannot be ended");
+                    refused.insert((organization_id, command.metric));
+                }
             }
         }
     }
-    Ok(ended)
 }
