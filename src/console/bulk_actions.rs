@@ -235,7 +235,7 @@ fn facts(action: &BulkAction, names: &Names, (path, name): (&str, &str)) -> Bloc
             "By",
             match action.requested_by {
                 Some(operator) => Cell::text(operator.to_string()),
-                None => Cell::text("command line"),
+                None => Cell::text("a key or the command line; the audit log says whose"),
             },
         ),
         ("Began", Cell::maybe(action.started_at, Cell::time)),

@@ -11,6 +11,8 @@ pub use store::{
     seats_used, set_plan,
 };
 
+use std::collections::HashSet;
+
 use billing_domain::grace_period::EndReason;
 use billing_domain::quantity::{self, QuantityError};
 use billing_domain::quota::OverLimit;
@@ -167,21 +169,26 @@ pub async fn set(
     catalogue: &Catalogue,
     command: &SetQuota,
 ) -> Result<QuotaRow, SetError> {
-    enter(pool, catalogue, command, SET).await
+    let set = enter(pool, catalogue, command, SET).await?;
+    Ok(set.expect("only what is to end may have gone before"))
 }
 
+/// None, and nothing is done, if an override is to end that has no end any more, or a later one.
 async fn enter(
     pool: &PgPool,
     catalogue: &Catalogue,
     command: &SetQuota,
     action: &'static str,
-) -> Result<QuotaRow, SetError> {
+) -> Result<Option<QuotaRow>, SetError> {
     let said = checked(catalogue, command)?;
     let organization_id = command.organization_id;
     let mut tx = TenantTx::begin(pool, organization_id).await?;
     let chains = audit::lock_chains(tx.conn(), &[organization_id]).await?;
     if audit::is_erased(tx.conn(), organization_id).await? {
         return Err(SetError::Erased(organization_id));
+    }
+    if action == EXPIRED && !is_due(&mut tx, &command.metric).await? {
+        return Ok(None);
     }
     if let Some(at) = command.expires_at
         && at <= store::now(tx.conn()).await?
@@ -227,7 +234,19 @@ async fn enter(
     audit::record(&mut tx, &chains, &entries).await?;
     tx.commit().await?;
     grace::count(&ended);
-    Ok(after)
+    Ok(Some(after))
+}
+
+/// Whether an override's end has come. It is read under the lock: an operator may have set
+/// another since it was looked up, and another replica may have ended it.
+async fn is_due(tx: &mut TenantTx, metric: &str) -> Result<bool, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let now = store::now(tx.conn()).await?;
+    let overrides = store::overrides(tx.conn(), organization_id).await?;
+    let set = overrides.into_iter().find(|one| one.metric == metric);
+    Ok(set
+        .and_then(|set| set.expires_at)
+        .is_some_and(|at| at <= now))
 }
 
 /// Whether the command holds by itself, and the reason that it gives.
@@ -301,31 +320,42 @@ fn shown(after: &QuotaRow, expires_at: Option<Timestamp>) -> serde_json::Value {
 const SWEEP: i64 = 100;
 
 /// Ends overrides whose end has come, each as an operator would who returns to the plan's
-/// quota. Returns how many.
+/// quota. Returns how many. Those that cannot be ended hold up no others.
 pub async fn sweep(pool: &PgPool, catalogue: &Catalogue) -> Result<usize, sqlx::Error> {
-    let mut tx = WorkerTx::begin(pool).await?;
-    let due = store::due_overrides(tx.conn(), SWEEP).await?;
-    tx.commit().await?;
     let mut ended = 0;
-    for (organization_id, metric) in due {
-        let command = SetQuota {
-            organization_id,
-            metric,
-            limit: QuotaLimit::Plan,
-            over_limit: None,
-            reason: None,
-            expires_at: None,
-            actor: Actor::System,
-            client: None,
-        };
-        match enter(pool, catalogue, &command, EXPIRED).await {
-            Ok(_) => ended += 1,
-            Err(SetError::Database(error)) => return Err(error),
-            // A metric that the catalogue no longer has, which nothing asks for.
-            Err(error) => {
-                tracing::warn!(%organization_id, metric = command.metric, %error, "A quota's override cannot be ended");
+    let mut refused = HashSet::<(Uuid, String)>::new();
+    loop {
+        let most = SWEEP.saturating_add(i64::try_from(refused.len()).unwrap_or(i64::MAX));
+        let mut tx = WorkerTx::begin(pool).await?;
+        let mut due = store::due_overrides(tx.conn(), most).await?;
+        tx.commit().await?;
+        due.retain(|one| !refused.contains(one));
+        if due.is_empty() {
+            return Ok(ended);
+        }
+        for (organization_id, metric) in due {
+            let command = SetQuota {
+                organization_id,
+                metric,
+                limit: QuotaLimit::Plan,
+                over_limit: None,
+                reason: None,
+                expires_at: None,
+                actor: Actor::System,
+                client: None,
+            };
+            match enter(pool, catalogue, &command, EXPIRED).await {
+                Ok(Some(_)) => ended += 1,
+                Ok(None) => {}
+                Err(SetError::Database(error)) => return Err(error),
+                // An erased organization's, or of a metric that the catalogue no longer has:
+                // nothing asks for it.
+                Err(error) => {
+                    let metric = &command.metric;
+                    tracing::warn!(%organization_id, metric, %error, "A quota's override cannot be ended");
+                    refused.insert((organization_id, command.metric));
+                }
             }
         }
     }
-    Ok(ended)
 }

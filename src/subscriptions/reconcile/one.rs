@@ -219,7 +219,12 @@ impl Subscriptions {
         let shown = objects.iter();
         let shown = shown.filter_map(|object| Subscription::read(object).ok());
         let shown: Vec<Subscription> = shown.collect();
-        let ids: Vec<&str> = named.subscriptions.iter().map(String::as_str).collect();
+        // Of what Stripe shows, ours is looked up as well: the names are bounded, and were read
+        // before.
+        let named_here = named.subscriptions.iter().map(String::as_str);
+        let ids: Vec<&str> = named_here
+            .chain(shown.iter().map(|one| one.id.as_str()))
+            .collect();
         let customers: Vec<&str> = named.customers.iter().map(String::as_str).collect();
         let mut tx = WorkerTx::begin(&self.pool).await?;
         self.catalogue.recall(tx.conn(), &shown).await?;

@@ -182,7 +182,7 @@ pub struct BulkAction {
     pub skipped: i64,
     /// The first 50 that failed.
     pub failures: Vec<Failed>,
-    /// The operator; null: the command line.
+    /// The operator; null: a key or the command line, as the entry `bulk_action_started` says.
     #[schema(required)]
     pub requested_by: Option<Uuid>,
     pub created_at: Timestamp,

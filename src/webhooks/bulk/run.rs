@@ -64,7 +64,8 @@ impl Step<'_> {
             organization_id: organization.unwrap_or(audit::OPERATORS),
             metadata: match by {
                 Some(_) => json!({"operator": true, "bulkAction": self.claimed.id}),
-                None => json!({"by": "command line", "bulkAction": self.claimed.id}),
+                // A key's, or the command line's: the entry of its beginning says whose.
+                None => json!({"bulkAction": self.claimed.id}),
             },
             ..entry(
                 action,

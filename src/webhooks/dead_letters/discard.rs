@@ -9,7 +9,7 @@ use crate::audit::{self, Actor, NewEntry};
 use crate::db::{WorkerTx, WriteTx as _};
 use crate::tenancy::auth::Operator;
 use crate::webhooks::bulk::{Came, Step};
-use crate::webhooks::store::dead_letters;
+use crate::webhooks::store::dead_letters::{self, Discarded};
 
 pub const ACTION: &str = "webhook_event_discarded";
 
@@ -34,14 +34,19 @@ pub async fn discard_in_bulk(
     step: &Step<'_>,
 ) -> Result<bool, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
-    let entry = |organization| step.did(ACTION, organization, event_id.to_owned());
-    let came = match discard_as(&mut tx, event_id, entry).await? {
-        true => Came::Succeeded,
-        false => Came::Skipped,
+    let letter = dead_letters::discard(tx.conn(), event_id).await?;
+    let came = match &letter {
+        Some(_) => Came::Succeeded,
+        None => Came::Skipped,
     };
+    // The bulk action is locked before the audit log, as by whoever stops it.
     if !step.advance(&mut tx, came).await? {
         tx.rollback().await?;
         return Ok(false);
+    }
+    if let Some(letter) = letter {
+        let entry = step.did(ACTION, letter.organization_id, event_id.to_owned());
+        enter(&mut tx, event_id, letter, entry).await?;
     }
     tx.commit().await?;
     Ok(true)
@@ -84,8 +89,19 @@ async fn discard_as(
     let Some(letter) = dead_letters::discard(tx.conn(), event_id).await? else {
         return Ok(false);
     };
+    let entry = entry(letter.organization_id);
+    enter(tx, event_id, letter, entry).await?;
+    Ok(true)
+}
+
+/// Writes the audit entry for a letter that was discarded.
+async fn enter(
+    tx: &mut WorkerTx,
+    event_id: &str,
+    letter: Discarded,
+    mut entry: NewEntry,
+) -> Result<(), sqlx::Error> {
     let organization = letter.organization_id;
-    let mut entry = entry(organization);
     entry.before = Some(json!({
         "eventType": letter.event_type,
         "retryCount": letter.retry_count,
@@ -100,5 +116,5 @@ async fn discard_as(
             "Webhook event discarded"
         );
     });
-    Ok(true)
+    Ok(())
 }

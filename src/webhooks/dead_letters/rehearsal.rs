@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -21,6 +22,10 @@ use crate::webhooks::worker::{Processor, processed};
 
 /// The audit action of an operator's rehearsal.
 pub const ACTION: &str = "webhook_event_rehearsed";
+
+/// One at a time: each needs a second connection while it holds its first, and many at once
+/// would wait for each other's.
+static IN_TURN: Semaphore = Semaphore::const_new(1);
 
 /// What a replay would come to.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -92,6 +97,7 @@ pub struct ColumnChange {
 /// Applies an event as a replay would and rolls back, to show the result of a replay.
 pub async fn rehearse(processor: &Processor, event_id: &str) -> Result<Rehearsed, sqlx::Error> {
     let context = context(processor, event_id).await?;
+    let _turn = IN_TURN.acquire().await;
     let mut tx = WorkerTx::begin_impatient(&processor.pool, WAIT).await?;
     let nothing = |result, organization| Rehearsed {
         result,

@@ -22,6 +22,7 @@ mod held;
 mod histories;
 mod levels;
 mod lost;
+mod override_ends;
 mod periods;
 mod proxies;
 mod rejected;
