@@ -133,8 +133,13 @@ CREATE OR REPLACE VIEW reporting.recurring_items WITH (security_invoker = true) 
                * CASE i.recurring_interval WHEN 'day' THEN 365 WHEN 'week' THEN 52
                                            WHEN 'month' THEN 12 WHEN 'year' THEN 1 END
                / (12 * coalesce(i.recurring_interval_count, 1)))::bigint AS monthly_amount,
-         cardinality(i.discount_ids) + cardinality(s.discount_ids)
-           + coalesce(cardinality(c.discount_ids), 0) > 0 AS discounted,
+         -- A discount that ended stays in the mirror until Stripe shows its owner without it.
+         EXISTS (SELECT FROM unnest(i.discount_ids || s.discount_ids
+                                    || coalesce(c.discount_ids, '{}'::text[])) AS has(id)
+                   LEFT JOIN public.billing_discounts d
+                     ON d.organization_id = s.organization_id AND d.stripe_discount_id = has.id
+                  WHERE d.deleted_at IS NULL AND (d.ends_at IS NULL OR d.ends_at > now()))
+           AS discounted,
          -- When it began to be paid for.
          least(coalesce(s.trial_end, s.stripe_created_at), s.last_event_at) AS began_at
     FROM public.billing_subscriptions s
