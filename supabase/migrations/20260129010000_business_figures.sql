@@ -274,8 +274,8 @@ CREATE OR REPLACE VIEW reporting.usage_at_risk WITH (security_invoker = true) AS
    WHERE q.over_limit = 'overage' AND NOT q.unlimited AND q.overage_rate IS NOT NULL
      AND t.total > q.quota;
 
--- Every organization that is not archived, and whether it pays. IN, since each set is hashed
--- once then, whatever the planner thinks of it.
+-- Every organization that is neither archived nor erased, and whether it pays. IN, since each set
+-- is hashed once then, whatever the planner thinks of it.
 CREATE OR REPLACE VIEW reporting.customers WITH (security_invoker = true) AS
   SELECT o.id AS organization_id, o.name, o.external_id, o.plan_tier,
          CASE WHEN o.id IN (SELECT organization_id FROM public.billing_subscriptions
@@ -289,7 +289,7 @@ CREATE OR REPLACE VIEW reporting.customers WITH (security_invoker = true) AS
               THEN 'trialing'
               ELSE 'free' END AS standing
     FROM public.organizations o
-   WHERE o.archived_at IS NULL
+   WHERE o.archived_at IS NULL AND o.erased_at IS NULL
      AND o.id <> '5a3b1e00-0000-7000-8000-000000000001';
 
 GRANT SELECT ON ALL TABLES IN SCHEMA reporting TO billing_worker;
