@@ -265,7 +265,7 @@ pub async fn read(conn: &mut PgConnection, now: Timestamp) -> Result<Figures, sq
     })
 }
 
-/// Organizations that are not archived, by plan and standing.
+/// Organizations that are neither archived nor erased, by plan and standing.
 pub async fn standings(conn: &mut PgConnection) -> Result<Vec<CustomerCount>, sqlx::Error> {
     store::customer_counts(conn).await
 }

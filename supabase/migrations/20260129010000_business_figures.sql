@@ -139,8 +139,13 @@ CREATE OR REPLACE VIEW reporting.recurring_items WITH (security_invoker = true) 
                * CASE i.recurring_interval WHEN 'day' THEN 365 WHEN 'week' THEN 52
                                            WHEN 'month' THEN 12 WHEN 'year' THEN 1 END
                / (12 * coalesce(i.recurring_interval_count, 1)))::bigint AS monthly_amount,
-         cardinality(i.discount_ids) + cardinality(s.discount_ids)
-           + coalesce(cardinality(c.discount_ids), 0) > 0 AS discounted,
+         -- A discount that ended stays in the mirror until Stripe shows its owner without it.
+         EXISTS (SELECT FROM unnest(i.discount_ids || s.discount_ids
+                                    || coalesce(c.discount_ids, '{}'::text[])) AS has(id)
+                   LEFT JOIN public.billing_discounts d
+                     ON d.organization_id = s.organization_id AND d.stripe_discount_id = has.id
+                  WHERE d.deleted_at IS NULL AND (d.ends_at IS NULL OR d.ends_at > now()))
+           AS discounted,
          -- When it began to be paid for.
          least(coalesce(s.trial_end, s.stripe_created_at), s.last_event_at) AS began_at
     FROM public.billing_subscriptions s
@@ -275,8 +280,8 @@ CREATE OR REPLACE VIEW reporting.usage_at_risk WITH (security_invoker = true) AS
    WHERE q.over_limit = 'overage' AND NOT q.unlimited AND q.overage_rate IS NOT NULL
      AND t.total > q.quota;
 
--- Every organization that is not archived, and whether it pays. IN, since each set is hashed
--- once then, whatever the planner thinks of it.
+-- Every organization that is neither archived nor erased, and whether it pays. IN, since each set
+-- is hashed once then, whatever the planner thinks of it.
 CREATE OR REPLACE VIEW reporting.customers WITH (security_invoker = true) AS
   SELECT o.id AS organization_id, o.name, o.external_id, o.plan_tier,
          CASE WHEN o.id IN (SELECT organization_id FROM public.billing_subscriptions
@@ -290,7 +295,7 @@ CREATE OR REPLACE VIEW reporting.customers WITH (security_invoker = true) AS
               THEN 'trialing'
               ELSE 'free' END AS standing
     FROM public.organizations o
-   WHERE o.archived_at IS NULL
+   WHERE o.archived_at IS NULL AND o.erased_at IS NULL
      AND o.id <> '5a3b1e00-0000-7000-8000-000000000001';
 
 GRANT SELECT ON ALL TABLES IN SCHEMA reporting TO billing_worker;

@@ -311,8 +311,8 @@ fn by_plan(counts: &[CustomerCount]) -> Block {
     Block::Grid(Grid {
         title: "By plan".to_owned(),
         note: Some(
-            "Organizations that are not archived, each once: past due, where a subscription is \
-             past due or unpaid; else paying, with recurring revenue above zero; else in a \
+            "Organizations that are neither archived nor erased, each once: past due, where a \
+             subscription is past due or unpaid; else paying, with recurring revenue above zero; else in a \
              trial; else free, whatever its plan."
                 .to_owned(),
         ),

@@ -67,11 +67,15 @@ async fn each_organization_stands_somewhere_once() {
         paying["data"][0]["pays"],
         json!([{"currency": "usd", "mrrAmount": 9_900}])
     );
-    let archived = "UPDATE organizations SET archived_at = now() WHERE id IN (
-        SELECT organization_id FROM billing_customers WHERE stripe_customer_id = 'cus_free')";
-    books.service.db.execute(archived).await;
-    let free = books.get("/customers?standing=free").await;
-    assert_eq!(free["data"], json!([]));
+    for (gone, not_gone) in [("archived_at", "erased_at"), ("erased_at", "archived_at")] {
+        let goes = format!(
+            "UPDATE organizations SET {gone} = now(), {not_gone} = NULL WHERE id IN (
+             SELECT organization_id FROM billing_customers WHERE stripe_customer_id = 'cus_free')"
+        );
+        books.service.db.execute(&goes).await;
+        let free = books.get("/customers?standing=free").await;
+        assert_eq!(free["data"], json!([]), "{gone}");
+    }
 }
 
 #[tokio::test]

@@ -136,6 +136,31 @@ async fn what_is_paid_a_month_is_rounded_item_by_item_and_currencies_stay_apart(
 }
 
 #[tokio::test]
+async fn a_discount_counts_until_it_ends_or_is_deleted() {
+    let books = Books::open().await;
+    books.service.db.organization("cus_1").await;
+    let mut object = paying("sub_1", "cus_1", 9_900, "month", 1);
+    object["discounts"] = json!(["di_1", "di_2"]);
+    books.happens("evt_1", JANUARY, object.clone()).await;
+    let discounted = "reporting.recurring_items WHERE discounted";
+    assert_eq!(books.service.db.count(discounted).await, 1);
+    let known = "INSERT INTO billing_discounts
+               (organization_id, stripe_discount_id, ends_at, deleted_at, observed_at)
+        SELECT s.organization_id, told.id, told.ends_at, told.deleted_at, now()
+          FROM billing_subscriptions s,
+               (VALUES ('di_1', now() - interval '1 day', NULL::timestamptz),
+                       ('di_2', NULL, now())) AS told(id, ends_at, deleted_at)";
+    books.service.db.execute(known).await;
+    assert_eq!(books.service.db.count(discounted).await, 0);
+    // The mirror still has them, and what is booked follows.
+    books.happens("evt_2", FEBRUARY, object).await;
+    let figures = books.get("").await;
+    let revenue = &figures["recurringRevenue"][0];
+    assert_eq!(revenue["mrrAmount"], 9_900);
+    assert_eq!(revenue["discountedMrrAmount"], 0);
+}
+
+#[tokio::test]
 async fn a_trial_pays_nothing_and_is_new_when_it_ends() {
     let books = Books::open().await;
     books.service.db.organization("cus_1").await;
