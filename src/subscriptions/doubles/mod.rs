@@ -187,8 +187,9 @@ impl Subscriptions {
             payer_acts: false,
             voids: surplus.open_invoice_id.clone(),
         };
-        // Usage is billed by the one that stays, if it is the same customer's.
-        let is_billed_there = stays.stripe_customer_id == one.stripe_customer_id;
+        // Usage is billed by the one that stays, if it bills any, and is the same customer's.
+        let is_billed_there =
+            stays.bills_usage && stays.stripe_customer_id == one.stripe_customer_id;
         let params = Params::new()
             .set(COMMENT, CAUSE)
             .set("invoice_now", one.bills_usage && !is_billed_there)
