@@ -145,7 +145,11 @@ impl Subscriptions {
                 .end_one(client, organization_id, &stays, surplus, refund)
                 .await;
             match ended {
-                Ok(()) => (surplus.ended, surplus.refunded) = (true, refund),
+                Ok(()) => {
+                    surplus.ended = true;
+                    // What a balance has paid, say, has no payment to give back.
+                    surplus.refunded = refund && !surplus.payments.is_empty();
+                }
                 Err(failure @ (Failure::Database(_) | Failure::NotConfigured)) => {
                     return Err(failure);
                 }
