@@ -16,7 +16,7 @@ use super::payer::id_in;
 use super::reconcile::runs;
 use super::store::findings::{self, DoublyPaying};
 use crate::db::WorkerTx;
-use crate::stripe::client::{Client, Params};
+use crate::stripe::client::{Client, ErrorKind, Params};
 use crate::stripe::objects::Subscription;
 use crate::stripe::requests::{self, Begun, NewRequest, Request, Subject};
 pub use choice::{Reason, Running};
@@ -103,8 +103,13 @@ impl Subscriptions {
         let customers: BTreeSet<&str> = of.customers.iter().map(String::as_str).collect();
         let mut running = Vec::new();
         for customer in customers {
-            let all = client.subscriptions(Some(customer)).await;
-            let all = all.map_err(Failure::Stripe)?;
+            let all = match client.subscriptions(Some(customer)).await {
+                Ok(all) => all,
+                // One that Stripe does not know is a finding of a reconciliation, and keeps
+                // nobody from the others.
+                Err(error) if error.kind == ErrorKind::NotFound => continue,
+                Err(error) => return Err(Failure::Stripe(error)),
+            };
             let all: Result<Vec<_>, _> = all.iter().map(Subscription::read).collect();
             let mut all = all?;
             all.retain(runs);
