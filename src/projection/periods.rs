@@ -80,6 +80,22 @@ pub fn resumed(stored: &BTreeMap<ObjectKey, StoredSubscription>, changes: &[Chan
         .collect()
 }
 
+/// The organizations of which a period ends whose subscription granted nothing before the
+/// batch, because it is past due. Stripe goes on with its periods, and what was used
+/// meanwhile belongs to none of them.
+pub fn interrupted(
+    stored: &BTreeMap<ObjectKey, StoredSubscription>,
+    renewed: &[Renewed],
+    told: &[ClosedPeriod],
+) -> Vec<Uuid> {
+    let renewed = renewed.iter().map(|renewed| renewed.organization_id);
+    let told = told.iter().map(|told| told.organization_id);
+    let concerned: BTreeSet<Uuid> = renewed.chain(told).collect();
+    let ended = stored.iter().filter(|(_, row)| row.access.ended);
+    let ended: BTreeSet<Uuid> = ended.map(|(key, _)| key.0).collect();
+    ended.intersection(&concerned).copied().collect()
+}
+
 /// The periods that have ended according to the batch's events, superseded ones
 /// included. When a subscription ends beside another, the events of the other
 /// count from then on.

@@ -195,6 +195,11 @@ pub async fn write(
     let late = late_payments(&stored, &changes, &payments, effects);
     let access = Accesses::read(conn, catalogue, &stored, &changes, &late, &payments).await?;
     let renewed = periods::renewed(catalogue, &stored, &changes);
+    // Its free use is marked, as before a report, while the rows still say that it is free.
+    let interrupted = periods::interrupted(&stored, &renewed, &told);
+    if !interrupted.is_empty() {
+        ledger::rebook(conn, catalogue, &interrupted, &[], &[]).await?;
+    }
     ledger::close(conn, &renewed).await?;
     let swaps = price_swaps::found(conn, catalogue, &stored, &changes, &access).await?;
     let booked = charges::book(conn, catalogue, swaps).await?;

@@ -156,7 +156,7 @@ impl From<ChangeRejection> for Problem {
     }
 }
 
-/// What is wrong with the add-ons that are asked for.
+/// What is wrong with the trial that is asked for.
 fn of_trial(rejection: &ChangeRejection) -> (StatusCode, &'static str) {
     match rejection {
         ChangeRejection::TrialTooLong { .. } => {
@@ -169,6 +169,7 @@ fn of_trial(rejection: &ChangeRejection) -> (StatusCode, &'static str) {
     }
 }
 
+/// What is wrong with the add-ons that are asked for.
 fn of_addon(rejection: &ChangeRejection) -> Problem {
     let (status, code) = match rejection {
         ChangeRejection::AddonRetired { .. } => (StatusCode::CONFLICT, "addon_retired"),

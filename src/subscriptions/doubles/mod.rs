@@ -16,7 +16,7 @@ use super::payer::id_in;
 use super::reconcile::runs;
 use super::store::findings::{self, DoublyPaying};
 use crate::db::WorkerTx;
-use crate::stripe::client::{Client, Params};
+use crate::stripe::client::{Client, ErrorKind, Params};
 use crate::stripe::objects::Subscription;
 use crate::stripe::requests::{self, Begun, NewRequest, Request, Subject};
 pub use choice::{Reason, Running};
@@ -103,8 +103,13 @@ impl Subscriptions {
         let customers: BTreeSet<&str> = of.customers.iter().map(String::as_str).collect();
         let mut running = Vec::new();
         for customer in customers {
-            let all = client.subscriptions(Some(customer)).await;
-            let all = all.map_err(Failure::Stripe)?;
+            let all = match client.subscriptions(Some(customer)).await {
+                Ok(all) => all,
+                // One that Stripe does not know is a finding of a reconciliation, and keeps
+                // nobody from the others.
+                Err(error) if error.kind == ErrorKind::NotFound => continue,
+                Err(error) => return Err(Failure::Stripe(error)),
+            };
             let all: Result<Vec<_>, _> = all.iter().map(Subscription::read).collect();
             let mut all = all?;
             all.retain(runs);
@@ -145,7 +150,11 @@ impl Subscriptions {
                 .end_one(client, organization_id, &stays, surplus, refund)
                 .await;
             match ended {
-                Ok(()) => (surplus.ended, surplus.refunded) = (true, refund),
+                Ok(()) => {
+                    surplus.ended = true;
+                    // What a balance has paid, say, has no payment to give back.
+                    surplus.refunded = refund && !surplus.payments.is_empty();
+                }
                 Err(failure @ (Failure::Database(_) | Failure::NotConfigured)) => {
                     return Err(failure);
                 }
@@ -187,8 +196,9 @@ impl Subscriptions {
             payer_acts: false,
             voids: surplus.open_invoice_id.clone(),
         };
-        // Usage is billed by the one that stays, if it is the same customer's.
-        let is_billed_there = stays.stripe_customer_id == one.stripe_customer_id;
+        // Usage is billed by the one that stays, if it bills any, and is the same customer's.
+        let is_billed_there =
+            stays.bills_usage && stays.stripe_customer_id == one.stripe_customer_id;
         let params = Params::new()
             .set(COMMENT, CAUSE)
             .set("invoice_now", one.bills_usage && !is_billed_there)
