@@ -237,7 +237,8 @@ macro_rules! events_by {
             $select
                 + " FROM (
                SELECT stripe_event_id, event_type, organization_id, received_at FROM webhook_events
-                WHERE processed AND payload_removed_at IS NULL AND "
+                WHERE processed AND outcome IS DISTINCT FROM 'discarded'
+                  AND payload_removed_at IS NULL AND "
                 + $by
                 + "
                   AND ($1::text IS NULL OR event_type = $1)
