@@ -128,20 +128,25 @@ impl Logins {
                 (Begun::SignedIn(session), _) => Ok(session),
                 (Begun::EnrolmentDue(_), _) => Err(LoginError::NoSecondFactor),
                 (Begun::CodeDue(_), None) => Err(LoginError::CodeNeeded),
-                (Begun::CodeDue(pending), Some(code)) => self.finish(&pending, code, client).await,
+                (Begun::CodeDue(pending), Some(code)) => {
+                    self.try_finish(&pending, code, client).await
+                }
             }
         };
         counted(done.await)
     }
 
-    /// Checks a password.
+    /// Checks a password. Where a step is due, the sign-in is counted with that.
     pub async fn begin(
         &self,
         email: &str,
         password: String,
         client: &Client,
     ) -> Result<Begun, LoginError> {
-        counted(self.try_begin(email, password, client).await)
+        match self.try_begin(email, password, client).await {
+            Ok(due @ (Begun::CodeDue(_) | Begun::EnrolmentDue(_))) => Ok(due),
+            done => counted(done),
+        }
     }
 
     async fn try_begin(
@@ -215,6 +220,15 @@ impl Logins {
 
     /// Checks the code that is due, and starts the session.
     pub async fn finish(
+        &self,
+        pending: &str,
+        code: &str,
+        client: &Client,
+    ) -> Result<Session, LoginError> {
+        counted(self.try_finish(pending, code, client).await)
+    }
+
+    async fn try_finish(
         &self,
         pending: &str,
         code: &str,

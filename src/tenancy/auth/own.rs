@@ -14,6 +14,7 @@ use super::users::{set_own_password, user};
 use super::{By, UserError, password, store, token};
 use crate::audit::{self, Client};
 use crate::db::WorkerTx;
+use crate::telemetry::metrics;
 
 /// An operator, and the session in which they ask.
 pub struct Own<'a> {
@@ -189,6 +190,7 @@ impl Logins {
         let session = login::start_session(&mut tx, &account, role, by, client).await?;
         login::enter_sign_in(&mut tx, &session, id, by, client).await?;
         tx.commit().await?;
+        metrics::login("succeeded");
         Ok((session, codes))
     }
 
