@@ -253,13 +253,13 @@ impl Logins {
             tx.commit().await?;
             Ok::<_, LoginError>(session)
         };
-        match finished.await {
-            Err(error @ LoginError::Database(_)) => {
-                self.give_back(&attempt).await;
-                Err(error)
-            }
-            finished => finished,
+        let finished = finished.await;
+        match &finished {
+            Ok(_) => self.forgive(&pending.email, client).await,
+            Err(LoginError::Database(_)) => self.give_back(&attempt).await,
+            Err(_) => {}
         }
+        finished
     }
 
     /// What was sealed when the password was right.
@@ -315,8 +315,7 @@ impl Logins {
         name: &str,
         client: &Client,
     ) -> Result<(admission::AdmittedLogin, LoginAttempt), LoginError> {
-        let from = client.ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let keys = counters_of(name, from);
+        let keys = counters_of(name, client);
         let admitted = self.admission.admit(&keys[0], &keys[1])?;
         Ok((admitted, self.count_attempt(keys).await?))
     }
@@ -457,7 +456,8 @@ pub(super) async fn enter_recovery_code(
 
 /// The keys of an attempt's counters [pair, address, account]. They are hashes,
 /// so that no list of attempted logins is stored.
-fn counters_of(name: &str, from: IpAddr) -> [Hash; 3] {
+pub(super) fn counters_of(name: &str, client: &Client) -> [Hash; 3] {
+    let from = client.ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     // An IPv6 subscriber has a whole /64 network.
     let from = match from.to_canonical() {
         IpAddr::V4(address) => address.to_string(),
