@@ -344,6 +344,7 @@ impl Starting<'_> {
                 .oidc
                 .as_ref()
                 .is_none_or(|oidc| oidc.allow_passwords),
+            provider: operators.oidc.is_some(),
         };
         let checks = Checks {
             guard: Guard::new(

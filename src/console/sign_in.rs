@@ -107,11 +107,15 @@ pub async fn page(
     }
 }
 
+/// Longer ones leave no room for the rest of what a cookie seals.
+const LONGEST_NEXT: usize = 1_024;
+
 /// A page of the console, and of no other site.
 pub(super) fn own(next: Option<&str>) -> &str {
     let own = |next: &&str| {
         let rest = next.strip_prefix("/console");
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']))
+            && next.len() <= LONGEST_NEXT
             && next.bytes().all(|b| b.is_ascii_graphic() && b != b'\\')
     };
     next.filter(own).unwrap_or("/console")
@@ -262,6 +266,7 @@ mod tests {
             "/console.example.com",
             "/console\\evil",
             "/console/\n",
+            &format!("/console?a={}", "b".repeat(1_024)),
         ] {
             assert_eq!(own(Some(foreign)), "/console");
         }

@@ -128,20 +128,25 @@ impl Logins {
                 (Begun::SignedIn(session), _) => Ok(session),
                 (Begun::EnrolmentDue(_), _) => Err(LoginError::NoSecondFactor),
                 (Begun::CodeDue(_), None) => Err(LoginError::CodeNeeded),
-                (Begun::CodeDue(pending), Some(code)) => self.finish(&pending, code, client).await,
+                (Begun::CodeDue(pending), Some(code)) => {
+                    self.try_finish(&pending, code, client).await
+                }
             }
         };
         counted(done.await)
     }
 
-    /// Checks a password.
+    /// Checks a password. Where a step is due, the sign-in is counted with that.
     pub async fn begin(
         &self,
         email: &str,
         password: String,
         client: &Client,
     ) -> Result<Begun, LoginError> {
-        counted(self.try_begin(email, password, client).await)
+        match self.try_begin(email, password, client).await {
+            Ok(due @ (Begun::CodeDue(_) | Begun::EnrolmentDue(_))) => Ok(due),
+            done => counted(done),
+        }
     }
 
     async fn try_begin(
@@ -220,6 +225,15 @@ impl Logins {
         code: &str,
         client: &Client,
     ) -> Result<Session, LoginError> {
+        counted(self.try_finish(pending, code, client).await)
+    }
+
+    async fn try_finish(
+        &self,
+        pending: &str,
+        code: &str,
+        client: &Client,
+    ) -> Result<Session, LoginError> {
         let pending = self.pending(Pending::CODE, pending).await?;
         let name = format!("second factor {}", pending.user_id);
         let (_admitted, attempt) = self.attempt(&name, client).await?;
@@ -239,13 +253,13 @@ impl Logins {
             tx.commit().await?;
             Ok::<_, LoginError>(session)
         };
-        match finished.await {
-            Err(error @ LoginError::Database(_)) => {
-                self.give_back(&attempt).await;
-                Err(error)
-            }
-            finished => finished,
+        let finished = finished.await;
+        match &finished {
+            Ok(_) => self.forgive(&pending.email, client).await,
+            Err(LoginError::Database(_)) => self.give_back(&attempt).await,
+            Err(_) => {}
         }
+        finished
     }
 
     /// What was sealed when the password was right.
@@ -301,8 +315,7 @@ impl Logins {
         name: &str,
         client: &Client,
     ) -> Result<(admission::AdmittedLogin, LoginAttempt), LoginError> {
-        let from = client.ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let keys = counters_of(name, from);
+        let keys = counters_of(name, client);
         let admitted = self.admission.admit(&keys[0], &keys[1])?;
         Ok((admitted, self.count_attempt(keys).await?))
     }
@@ -443,7 +456,8 @@ pub(super) async fn enter_recovery_code(
 
 /// The keys of an attempt's counters [pair, address, account]. They are hashes,
 /// so that no list of attempted logins is stored.
-fn counters_of(name: &str, from: IpAddr) -> [Hash; 3] {
+pub(super) fn counters_of(name: &str, client: &Client) -> [Hash; 3] {
+    let from = client.ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     // An IPv6 subscriber has a whole /64 network.
     let from = match from.to_canonical() {
         IpAddr::V4(address) => address.to_string(),

@@ -273,8 +273,16 @@ async fn reset_password(
     Path(id): Path<Uuid>,
 ) -> Result<Json<UserPassword>, Problem> {
     let pool = &access.shared.pool;
+    // A session alone, which may be stolen, gets no password that outlives it.
+    if operator.user_id() == Some(id) {
+        return Err(conflict(
+            "own_user",
+            "your own password is changed in the console (Your account), which asks for the one \
+             of now; `users set-password` gives a new one",
+        ));
+    }
     let role = Role::named(&user(pool, id).await?.role);
-    if operator.user_id() != Some(id) && role.is_none_or(Role::is_operator) {
+    if role.is_none_or(Role::is_operator) {
         return Err(conflict(
             "another_operator",
             "what an operator does is entered under their name, so that none gets another's \

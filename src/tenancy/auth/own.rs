@@ -11,9 +11,10 @@ use super::second_factor::{self, Proof, Proposal, Proposed, sealed};
 use super::sessions::SignedInBy;
 use super::store::second_factors;
 use super::users::{set_own_password, user};
-use super::{By, UserError, password, store, token};
+use super::{By, UserError, password, store, throttle, token};
 use crate::audit::{self, Client};
 use crate::db::WorkerTx;
+use crate::telemetry::metrics;
 
 /// An operator, and the session in which they ask.
 pub struct Own<'a> {
@@ -189,7 +190,25 @@ impl Logins {
         let session = login::start_session(&mut tx, &account, role, by, client).await?;
         login::enter_sign_in(&mut tx, &session, id, by, client).await?;
         tx.commit().await?;
+        self.forgive(&pending.email, client).await;
+        metrics::login("succeeded");
         Ok((session, codes))
+    }
+
+    /// Forgets the wrong passwords before a sign-in, once the second factor has come. Not in its
+    /// transaction, which holds other counters.
+    pub(super) async fn forgive(&self, email: &str, client: &Client) {
+        let keys = login::counters_of(email, client);
+        let forgiving = async {
+            let mut tx = WorkerTx::begin(&self.pool).await?;
+            let (mut counters, now) = store::lock_counters(tx.conn(), &keys).await?;
+            throttle::forgive(&mut counters, now);
+            store::write_counters(tx.conn(), &keys, &counters).await?;
+            tx.commit().await
+        };
+        if let Err::<(), sqlx::Error>(error) = forgiving.await {
+            tracing::warn!(%error, "wrong passwords before a sign-in stay counted");
+        }
     }
 
     /// Makes new recovery codes, for a code. Those of before end.

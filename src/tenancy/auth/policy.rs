@@ -8,6 +8,8 @@ pub struct OperatorPolicy {
     pub second_factor: bool,
     /// Whether passwords are taken at all.
     pub passwords: bool,
+    /// Whether there is an identity provider.
+    pub provider: bool,
 }
 
 impl Default for OperatorPolicy {
@@ -15,6 +17,7 @@ impl Default for OperatorPolicy {
         Self {
             second_factor: false,
             passwords: true,
+            provider: false,
         }
     }
 }
@@ -24,7 +27,7 @@ impl OperatorPolicy {
     /// from the next request.
     pub fn admits(self, by: SignedInBy) -> bool {
         match by {
-            SignedInBy::Oidc => true,
+            SignedInBy::Oidc => self.provider,
             SignedInBy::SecondFactor => self.passwords,
             SignedInBy::Password => self.passwords && !self.second_factor,
         }
@@ -40,6 +43,7 @@ mod tests {
         let policy = |second_factor, passwords| OperatorPolicy {
             second_factor,
             passwords,
+            provider: true,
         };
         let admitted = |policy: OperatorPolicy| {
             [
@@ -49,7 +53,8 @@ mod tests {
             ]
             .map(|by| policy.admits(by))
         };
-        assert_eq!(admitted(OperatorPolicy::default()), [true, true, true]);
+        assert_eq!(admitted(OperatorPolicy::default()), [true, true, false]);
+        assert_eq!(admitted(policy(false, true)), [true, true, true]);
         assert_eq!(admitted(policy(true, true)), [false, true, true]);
         assert_eq!(admitted(policy(true, false)), [false, false, true]);
         assert_eq!(admitted(policy(false, false)), [false, false, true]);

@@ -133,13 +133,19 @@ pub fn attempt(counters: &mut [Counter; 3], now: Timestamp) -> Result<(), Blocke
 /// Records that the attempt counted at `counted_at` succeeded: the account is no
 /// longer delayed, and knows the address.
 pub fn succeed(counters: &mut [Counter; 3], counted_at: Timestamp, now: Timestamp) {
-    let [pair, address, account] = counters;
+    forgive(counters, now);
+    let [_, address, _] = counters;
+    address.give_back(ADDRESS, counted_at);
+}
+
+/// The same of an attempt that was given back, as a second factor was due, which has come.
+pub fn forgive(counters: &mut [Counter; 3], now: Timestamp) {
+    let [pair, _, account] = counters;
     for counter in [pair, account] {
         counter.failures = 0;
         counter.blocked_until = None;
         counter.succeeded_at = Some(now);
     }
-    address.give_back(ADDRESS, counted_at);
 }
 
 #[cfg(test)]
@@ -156,6 +162,24 @@ mod tests {
 
     fn until(attempted: Result<(), Blocked>) -> Option<Timestamp> {
         attempted.err().map(|blocked| blocked.until)
+    }
+
+    #[test]
+    fn wrong_passwords_are_forgotten_once_the_second_factor_has_come() {
+        let mut counters = fresh();
+        for day in 0..30 {
+            let now = at(day * 80_000);
+            // A slip, the right password, whose code is due, and the code.
+            assert_eq!(attempt(&mut counters, now), Ok(()), "day {day}");
+            assert_eq!(attempt(&mut counters, now), Ok(()), "day {day}");
+            for (counter, rule) in counters.iter_mut().zip(RULES) {
+                counter.give_back(rule, now);
+            }
+            forgive(&mut counters, now);
+            assert_eq!((counters[0].failures, counters[2].failures), (0, 0));
+            assert!(counters[0].knows_the_address(now));
+        }
+        assert_eq!(counters[1].failures, 30, "the address keeps the slips");
     }
 
     #[test]

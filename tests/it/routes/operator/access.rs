@@ -248,4 +248,14 @@ async fn no_operator_gets_anothers_password() {
         (status, &problem["code"]),
         (409, &json!("another_operator"))
     );
+    // Nor their own by a session alone.
+    let password = made["password"].as_str().unwrap();
+    let (_, session) = desk.log_in("op@example.com", password).await;
+    let request = desk.service.post(&format!("/api/operator{path}"));
+    let request = request.bearer_auth(session["token"].as_str().unwrap());
+    let response = request.send().await.unwrap();
+    assert_eq!(response.status(), 409);
+    let problem: Value = response.json().await.unwrap();
+    assert_eq!(problem["code"], "own_user");
+    assert_eq!(desk.log_in("op@example.com", password).await.0, 200);
 }
