@@ -37,7 +37,7 @@ const DAMAGES: &[(&str, &str, &str, &str)] = &[
          SELECT organization_id, 'sub_double', stripe_customer_id, 'active', 'active', plan_tier,
                 false, now(), 0, 'evt', ARRAY['evt'] FROM billing_subscriptions",
         "sub_double",
-        "refund",
+        "end-doubles",
     ),
     (
         "unknown prices",
