@@ -46,7 +46,7 @@ async fn an_operator_finds_a_dead_letter_replays_it_and_opens_an_organization() 
         .unwrap_or_else(|error| panic!("{error}"));
     let found: Value = serde_json::from_str(&found).unwrap();
     assert_eq!(found["faults"], json!([]), "{found:#}");
-    assert_eq!(found["pages"], 66);
+    assert_eq!(found["pages"], 84);
     assert_eq!(desk.dead_letters().await, 0);
 }
 

@@ -2,6 +2,7 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use uuid::Uuid;
 use valuecanvas_billing::app::api;
 use valuecanvas_billing::server::routes::Access;
 
@@ -218,6 +219,9 @@ async fn a_cookie_opens_no_route_of_the_api_and_a_token_no_page() {
             .replace("{*rest}", "below")
             .replace("{id}", "none");
         let path = path.replace("{organization}", &desk.organization.to_string());
+        let path = ["{user}", "{endpoint}", "{delivery}"]
+            .into_iter()
+            .fold(path, |path, id| path.replace(id, &Uuid::nil().to_string()));
         let url = format!("{}{path}", desk.service.base);
         let request = desk.service.client.request(method.clone(), url);
         if route.access == Access::Operator {

@@ -47,8 +47,10 @@ async fn names_payloads_and_user_agents_are_never_markup() {
     for path in desk.pages().into_iter().chain(further) {
         let page = browser.get(&path).await;
         is_ok(&page);
+        // A code to be scanned is a picture that the page brings along.
+        let text = page.text.replace("<img src=\"data:image/svg+xml;base64,", "");
         for markup in ["<script", "<img", "onerror=alert(1)>"] {
-            assert!(!page.text.contains(markup), "{path}: {}", page.text);
+            assert!(!text.contains(markup), "{path}: {text}");
         }
         shown += usize::from(page.text.contains("alert(1)"));
     }
