@@ -179,8 +179,15 @@ async fn credentials_are_found_by_plans_made_while_there_were_few() {
     db.execute("ANALYZE").await;
     let mut queries = recorded("src/tenancy/auth");
     queries.retain(|(query, _)| query.contains("_hash = ANY($1)") && query.starts_with("SELECT"));
-    assert_eq!(queries.len(), 3, "sessions, keys and service keys");
-    let tables = ["organizations", "api_keys", "user_sessions", "users"];
+    assert_eq!(queries.len(), 5, "sessions and keys of each kind");
+    let tables = [
+        "organizations",
+        "api_keys",
+        "user_sessions",
+        "users",
+        "operator_api_keys",
+        "portal_sessions",
+    ];
     let mut planned = session(&db, &[planner::PLAN_ONCE]).await;
     assert!(read_whole(&mut planned, &queries, &tables).await > 0);
     let mut by_key = session(&db, &[planner::PLAN_ONCE, planner::JOIN_BY_KEY]).await;

@@ -75,7 +75,7 @@ const DAMAGES: &[(&str, &str)] = &[
     ("REVOKE EXECUTE ON FUNCTION log_billing_action FROM billing_worker",
      "function public.log_billing_action may not be called by billing_worker"),
     ("DROP VIEW _prisma_migrations", "view _prisma_migrations is missing"),
-    ("DROP VIEW effective_usage_quotas", "view effective_usage_quotas is missing"),
+    ("DROP VIEW effective_usage_quotas CASCADE", "view effective_usage_quotas is missing"),
     ("ALTER VIEW effective_usage_quotas RESET (security_invoker)", "view effective_usage_quotas reads as its owner"),
     ("DROP TRIGGER billing_audit_log_append_only ON billing_audit_log", "trigger billing_audit_log_append_only is missing"),
     ("ALTER TABLE billing_audit_log DISABLE TRIGGER ALL", "trigger billing_audit_log_append_only is disabled"),
