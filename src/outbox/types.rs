@@ -219,7 +219,7 @@ fn example_state() -> Value {
         "pendingChange": null,
         "features": {"sso": false},
         "quotas": [],
-        "payment": {"status": "none", "problem": null},
+        "payment": {"status": "none", "problem": null, "accessEndsAt": null},
     })
 }
 

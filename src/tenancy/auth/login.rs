@@ -159,12 +159,12 @@ impl Logins {
         if password::check(&password).is_err() || !users::is_address(email) {
             return Err(LoginError::InvalidCredentials);
         }
-        let email = users::normalized(email);
-        let attempt = self.attempt(&email, client).await?;
+        let attempt = self.attempt(&users::normalized(email), client).await?;
         let checked = async {
-            let account = self.check(&email, password).await?;
+            // As it was typed: of two that differ in form alone, each keeps its own.
+            let account = self.check(email, password).await?;
             let role = account.role().ok_or(LoginError::InvalidCredentials)?;
-            self.begun(&email, &account, role, &attempt.1, client).await
+            self.begun(email, &account, role, &attempt.1, client).await
         };
         match checked.await {
             // The password was right, and nothing is done yet.

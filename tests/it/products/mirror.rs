@@ -27,9 +27,10 @@ const TABLES: [&str; 17] = [
     "usage_totals",
 ];
 
-/// Columns that say how a row came to be as it is, and not what it is.
-const ORIGINS: &str =
-    "'{last_event_at,last_event_rank,last_event_id,tied_event_ids,known_tier,updated_at}'";
+/// Columns that say how a row came to be as it is, and not what it is: by which event, when
+/// Stripe is asked again, and when a payment failed first, which its event alone tells.
+const ORIGINS: &str = "'{last_event_at,last_event_rank,last_event_id,tied_event_ids,known_tier,\
+                       updated_at,ask_again_since,first_failed_at}'";
 
 /// The rows of each table, in an order of their own.
 pub async fn rows(db: &TestDatabase) -> Value {
