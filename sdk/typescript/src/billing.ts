@@ -209,6 +209,8 @@ function keyed(method: Method, key?: string): { idempotencyKey?: string } {
   return method === "GET" ? {} : { idempotencyKey: key ?? newId() };
 }
 
+const REFUSED = new Set([404, 409, 410, 422]);
+
 /** Whether a reservation's use is counted: the same confirmation has the same answer. */
 async function confirmAgain(
   transport: Transport,
@@ -222,7 +224,8 @@ async function confirmAgain(
     await transport.call({ method: "POST", path, organization, body: { quantity }, accept: [402], signal, timeoutMs: 15_000 });
     return true;
   } catch (error) {
-    if (error instanceof BillingError && !error.transient && error.code !== "aborted") return false;
+    // Only the service's own word says that it is not counted.
+    if (error instanceof BillingError && REFUSED.has(error.status) && !error.code.startsWith("http_")) return false;
     throw error;
   }
 }

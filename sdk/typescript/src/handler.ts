@@ -133,7 +133,8 @@ function failure(status: number, code: string, detail: string): BillingError {
 }
 
 function problem(error: BillingError): Response {
-  const status = error.status === 0 ? 503 : error.status;
+  // An answer that is none of the service's is no success.
+  const status = error.status >= 400 ? error.status : error.status === 0 ? 503 : 502;
   const own = status === 401 && error.requestId !== undefined;
   const body = {
     ...error.details,

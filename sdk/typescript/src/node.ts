@@ -44,6 +44,7 @@ class FileStorage implements EventStorage {
   readonly #sync: boolean;
   readonly #waiting: Map<string, QueuedEvent>;
   #file: number;
+  #torn = false;
   #bytes: number;
   #closed = false;
 
@@ -84,9 +85,13 @@ class FileStorage implements EventStorage {
   #write(line: Line): void {
     if (this.#closed) throw new Error(`${this.#path} is closed`);
     const bytes = Buffer.from(`${JSON.stringify(line)}\n`);
+    // Half a line that a full disk has left must not run into the next one.
+    if (this.#torn) this.#compact();
+    this.#torn = true;
     for (let written = 0; written < bytes.length; ) {
       written += writeSync(this.#file, bytes, written);
     }
+    this.#torn = false;
     this.#bytes += bytes.length;
   }
 
@@ -95,10 +100,12 @@ class FileStorage implements EventStorage {
     const lines = [...this.#waiting.values()].map((event) => `${JSON.stringify({ add: event })}\n`);
     const next = `${this.#path}.new`;
     writeFileSync(next, lines.join(""), { mode: 0o600, flush: true } as object);
+    const file = openSync(next, "a", 0o600);
     renameSync(next, this.#path);
     closeSync(this.#file);
-    this.#file = openSync(this.#path, "a", 0o600);
+    this.#file = file;
     this.#bytes = 0;
+    this.#torn = false;
   }
 }
 

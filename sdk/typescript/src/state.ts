@@ -215,7 +215,7 @@ export class StateCache {
         attempts: 1,
         timeoutMs: options.waitSeconds * 1_000 + 10_000,
       });
-      if (answer.status === 200) this.#keep(answer.body, answer.headers.get("etag") ?? undefined, true, after);
+      if (answer.status === 200) this.#keep(answer.body, answer.headers.get("etag") ?? undefined, changes === this.#changes, after);
       else if (this.#kept && changes === this.#changes) this.#kept.confirmedAt = Date.now();
       return answer.status === 200;
     } catch (error) {
@@ -228,8 +228,13 @@ export class StateCache {
 
   async #failed(error: BillingError, signal: AbortSignal): Promise<void> {
     this.#failures += 1;
-    if (this.#failures === 1) this.#parts.onError(error, "state");
-    for (const listener of this.#errors) listener(error);
+    // What a listener throws must not take the pause away.
+    try {
+      if (this.#failures === 1) this.#parts.onError(error, "state");
+      for (const listener of this.#errors) listener(error);
+    } catch {
+      // It is the product's own.
+    }
     const grown = Math.min(500 * 2 ** (this.#failures - 1), 30_000);
     await sleep(Math.max(error.retryAfterMs ?? 0, grown * (0.5 + Math.random() / 2)), signal);
   }

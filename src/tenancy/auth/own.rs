@@ -198,7 +198,7 @@ impl Logins {
     /// Forgets the wrong passwords before a sign-in, once the second factor has come. Not in its
     /// transaction, which holds other counters.
     pub(super) async fn forgive(&self, email: &str, client: &Client) {
-        let keys = login::counters_of(email, client);
+        let keys = login::counters_of(&super::users::normalized(email), client);
         let forgiving = async {
             let mut tx = WorkerTx::begin(&self.pool).await?;
             let (mut counters, now) = store::lock_counters(tx.conn(), &keys).await?;
