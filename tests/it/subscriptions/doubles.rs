@@ -179,7 +179,7 @@ async fn an_unpaid_invoice_of_the_surplus_is_paid_by_nobody() {
     let path = format!("/v1/subscriptions/{theirs}");
     let fields = [
         ("billing_cycle_anchor", "now"),
-        ("proration_behavior", "always_invoice"),
+        ("proration_behavior", "none"),
         ("payment_behavior", "allow_incomplete"),
     ];
     world.stripe.post(&path, &fields).await;
