@@ -138,19 +138,9 @@ impl Users {
                         .await?,
                     password: text.clone(),
                 };
-                let made = match auth::create_user(pool, &hasher, new, &By::SYSTEM).await? {
-                    Created::User(user) => Made {
-                        user,
-                        existed: false,
-                        password: password.generate_password.then_some(text),
-                    },
-                    Created::Member(user) => Made {
-                        user,
-                        existed: true,
-                        password: None,
-                    },
-                };
-                print_made(&made, format)
+                let created = auth::create_user(pool, &hasher, new, &By::SYSTEM).await?;
+                let shown = password.generate_password.then_some(text);
+                print_made(&Made::of(created, shown), format)
             }
             Self::SetPassword {
                 email,
@@ -192,6 +182,24 @@ impl Users {
                 let users = auth::list_users(pool, organization).await?;
                 format.print(&users, |users| describe(users))
             }
+        }
+    }
+}
+
+impl Made {
+    /// Whoever existed before keeps their password.
+    fn of(created: Created, password: Option<String>) -> Self {
+        match created {
+            Created::User(user) => Self {
+                user,
+                existed: false,
+                password,
+            },
+            Created::Member(user) => Self {
+                user,
+                existed: true,
+                password: None,
+            },
         }
     }
 }

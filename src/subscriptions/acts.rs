@@ -14,7 +14,7 @@ pub enum Outcome {
     /// The state that came of it.
     Done(Box<SubscriptionState>),
     /// The payer has to confirm the payment first.
-    AwaitsPayer(ActionRequired),
+    AwaitsPayer(Box<ActionRequired>),
 }
 
 /// Makes a change beside its payer.
@@ -32,7 +32,7 @@ where
     if state.awaited().is_some() {
         let required = subscriptions.action_required(organization_id, &state);
         if let Some(required) = required.await? {
-            return Ok(Outcome::AwaitsPayer(required));
+            return Ok(Outcome::AwaitsPayer(Box::new(required)));
         }
         state = subscriptions.state(organization_id).await?;
     }

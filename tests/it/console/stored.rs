@@ -48,7 +48,9 @@ async fn names_payloads_and_user_agents_are_never_markup() {
         let page = browser.get(&path).await;
         is_ok(&page);
         // A code to be scanned is a picture that the page brings along.
-        let text = page.text.replace("<img src=\"data:image/svg+xml;base64,", "");
+        let text = page
+            .text
+            .replace("<img src=\"data:image/svg+xml;base64,", "");
         for markup in ["<script", "<img", "onerror=alert(1)>"] {
             assert!(!text.contains(markup), "{path}: {text}");
         }

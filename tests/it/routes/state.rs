@@ -102,7 +102,10 @@ async fn all_of_it_is_there_and_each_change_has_a_higher_version() {
         json!({"tier": "free", "version": null, "interval": null, "seats": null, "addons": []})
     );
     assert_eq!(free["subscription"], Value::Null);
-    assert_eq!(free["payment"], json!({"status": "none", "problem": null, "accessEndsAt": null}));
+    assert_eq!(
+        free["payment"],
+        json!({"status": "none", "problem": null, "accessEndsAt": null})
+    );
     assert_eq!(free["features"]["projects"], 3);
     assert!(free["quotas"].as_array().unwrap().len() > 3);
 
