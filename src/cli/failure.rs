@@ -111,6 +111,9 @@ impl From<sqlx::Error> for Failure {
             Some("28P01" | "28000" | "3D000" | "42501") => {
                 Self::usage(format!("{REFUSED_LOGIN}: {said}"))
             }
+            Some("55P03" | "40001" | "40P01") => Self::failed(format!(
+                "another transaction holds what this command needs; run it again ({said})"
+            )),
             _ => Self::failed(format!("the database reports: {said}")),
         }
     }

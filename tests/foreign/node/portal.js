@@ -3,72 +3,12 @@
 'use strict';
 
 const fs = require('node:fs');
-const { chromium } = require('playwright-core');
+const { answer, inEachPass } = require('./browser');
 
-const AXE = fs.readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');
-const TAGS = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];
-const PASSES = {
-  plain: { viewport: { width: 1280, height: 900 } },
-  'without scripts': { viewport: { width: 1280, height: 900 }, javaScriptEnabled: false },
-  'narrow and dark': { viewport: { width: 390, height: 844 }, colorScheme: 'dark' },
-};
 const LIMIT = 30000;
 
-async function main(asked) {
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
-    args: [
-      '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking',
-      '--disable-component-update', '--disable-sync',
-    ],
-  });
-  try {
-    const found = { pages: 0, faults: [], due: {} };
-    for (const [name, options] of Object.entries(PASSES)) {
-      await pass(browser, name, options, asked, found);
-    }
-    return found;
-  } finally {
-    await browser.close();
-  }
-}
-
-async function pass(browser, name, options, asked, found) {
-  const context = await browser.newContext(options);
-  context.setDefaultTimeout(LIMIT);
-  const page = await context.newPage();
-  const scripts = options.javaScriptEnabled !== false;
+async function pass(page, { name, found, look, heading }, asked) {
   const keyboard = name === 'plain';
-  page.on('console', (message) => {
-    if (message.type() === 'error' && !/status of 4/.test(message.text())) {
-      found.faults.push(`${name}: ${page.url()}: ${message.text()}`);
-    }
-  });
-  page.on('request', (request) => {
-    const own = request.url().startsWith(asked.base) || request.url().startsWith('data:');
-    if (!own) found.faults.push(`${name}: asks ${request.url()}`);
-  });
-  const look = async (shot) => {
-    found.pages += 1;
-    if (asked.shots) {
-      const file = `${asked.shots}/${name.replaceAll(' ', '-')}-${shot}.png`;
-      await page.screenshot({ path: file, fullPage: true });
-    }
-    // Without scripts nothing can look, and the pages are the same.
-    if (!scripts) return;
-    const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
-    if (wide) found.faults.push(`${name}: ${shot} is wider than the window`);
-    await page.evaluate(AXE);
-    const run = (tags) => axe.run(document, { runOnly: { type: 'tag', values: tags } });
-    const { violations } = await page.evaluate(run, TAGS);
-    for (const one of violations) {
-      const where = one.nodes.map((node) => node.html).slice(0, 3).join(' ');
-      found.faults.push(`${name}: ${shot}: ${one.id}: ${one.help}: ${where}`);
-    }
-  };
-  const heading = async (text) => {
-    await page.getByRole('heading', { level: 1, name: text }).waitFor();
-  };
   // By keyboard where that is the pass's part: what is focused is pressed.
   const press = async (target) => {
     if (!keyboard) return target.click();
@@ -92,7 +32,7 @@ async function pass(browser, name, options, asked, found) {
 
   // Pays what failed, on the stand-in's page, with another card.
   const away = page.getByRole('link', { name: /^Pay \$99\.00/ });
-  const [payment] = await Promise.all([context.waitForEvent('page'), press(away)]);
+  const [payment] = await Promise.all([page.context().waitForEvent('page'), press(away)]);
   await payment.waitForLoadState();
   if (!payment.url().startsWith(asked.stripe)) found.faults.push(`${name}: paid at ${payment.url()}`);
   await payment.getByLabel(/^Card number/).fill('4242424242424242');
@@ -180,14 +120,8 @@ async function pass(browser, name, options, asked, found) {
   await page.goto(asked.links[name]);
   await heading('This link was used already');
   await look('used');
-  await context.close();
 }
 
 const asked = JSON.parse(fs.readFileSync(0, 'utf8'));
-main(asked).then(
-  (found) => process.stdout.write(JSON.stringify(found)),
-  (error) => {
-    console.error(error);
-    process.exitCode = 1;
-  },
-);
+const found = { pages: 0, faults: [], due: {} };
+answer(inEachPass(asked, found, /status of 4/, (page, walk) => pass(page, walk, asked)));

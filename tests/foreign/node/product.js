@@ -6,19 +6,13 @@
 
 const fs = require('node:fs');
 const { execFileSync } = require('node:child_process');
-const { chromium } = require('playwright-core');
+const { launch } = require('./browser');
 
 const ASKS_ITS_HOLDER = '4000002760003184';
 const GOOD = '4242424242424242';
 
 async function main(asked) {
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
-    args: [
-      '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking',
-      '--disable-component-update', '--disable-sync',
-    ],
-  });
+  const browser = await launch();
   try {
     const context = await browser.newContext();
     context.setDefaultTimeout(30_000);

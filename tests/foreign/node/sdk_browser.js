@@ -5,10 +5,8 @@
 const fs = require('node:fs');
 const { once } = require('node:events');
 const { createServer } = require('node:http');
-const { chromium } = require('playwright-core');
+const { faultsOf, launch } = require('./browser');
 
-const AXE = fs.readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');
-const TAGS = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];
 const asked = JSON.parse(fs.readFileSync(0, 'utf8'));
 
 const PAGE = `
@@ -83,13 +81,7 @@ async function main() {
   const acme = billing.organization(asked.organization);
   await acme.check('api_calls', 900, { consume: true });
   const { server, url } = await product(billing, core, node);
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
-    args: [
-      '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking',
-      '--disable-component-update', '--disable-sync',
-    ],
-  });
+  const browser = await launch();
   try {
     return await walk(browser, url, acme);
   } finally {
@@ -122,9 +114,7 @@ async function walk(browser, url, acme) {
     return page;
   };
   const look = async (page, name) => {
-    await page.evaluate(AXE);
-    const { violations } = await page.evaluate((tags) => axe.run(document, { runOnly: { type: 'tag', values: tags } }), TAGS);
-    for (const one of violations) found.faults.push(`${name}: ${one.id}: ${one.nodes.map((node) => node.html).join(' ')}`);
+    for (const fault of await faultsOf(page)) found.faults.push(`${name}: ${fault}`);
   };
   const see = async (page, selector, text) => {
     await page.locator(selector).filter({ hasText: text }).waitFor();

@@ -8,10 +8,8 @@ const crypto = require('node:crypto');
 const fs = require('node:fs');
 const http = require('node:http');
 const readline = require('node:readline');
-const { chromium } = require('playwright-core');
+const { faultsOf, launch } = require('./browser');
 
-const AXE = fs.readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');
-const TAGS = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];
 const GROUPS = { ada: ['staff', 'billing-operators'], ben: ['billing-support'], eve: ['staff'] };
 
 async function serve(server, issuer, { base, client, secret }) {
@@ -54,15 +52,7 @@ function looker(found, shots) {
   return async (page, shot) => {
     found.pages += 1;
     if (shots) await page.screenshot({ path: `${shots}/${shot}.png`, fullPage: true });
-    const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
-    if (wide) found.faults.push(`${shot} is wider than the window`);
-    await page.evaluate(AXE);
-    const run = (tags) => axe.run(document, { runOnly: { type: 'tag', values: tags } });
-    const { violations } = await page.evaluate(run, TAGS);
-    for (const one of violations) {
-      const where = one.nodes.map((node) => node.html).slice(0, 3).join(' ');
-      found.faults.push(`${shot}: ${one.id}: ${one.help}: ${where}`);
-    }
+    for (const fault of await faultsOf(page)) found.faults.push(`${shot}: ${fault}`);
   };
 }
 
@@ -161,13 +151,7 @@ async function main() {
   const lines = readline.createInterface({ input: process.stdin });
   const asked = JSON.parse((await lines[Symbol.asyncIterator]().next()).value);
   await serve(server, issuer, asked.provider);
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
-    args: [
-      '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking',
-      '--disable-component-update', '--disable-sync',
-    ],
-  });
+  const browser = await launch();
   const found = { pages: 0, faults: [] };
   const look = looker(found, asked.shots);
   try {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::subscriptions::world::{VISA, World};
-use crate::support::program::{Ran, program_on, program_with_stripe, run, run_beside};
+use crate::support::program::{Ran, program_with_stripe, run_beside, run_on};
 use crate::support::{TestService, events};
 
 async fn ran(world: &World, arguments: &[&str]) -> Ran {
@@ -121,7 +121,7 @@ async fn events_that_come_late_bring_nothing_personal_back() {
     let db = &service.db;
     let id = db.organization("cus_1").await;
     let erase = ["organizations", "erase", &id.to_string(), "--yes"];
-    let erased = run(&mut program_on(db, &erase));
+    let erased = run_on(db, &erase).await;
     assert_eq!(erased.status, 0, "{}", erased.stderr);
     let card = json!({"id": "pm_late", "object": "payment_method", "customer": "cus_1", "type": "card",
                       "livemode": false, "metadata": {}, "created": 1_767_225_600,

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::billed::Billed;
-use crate::support::program::{Ran, program_on, program_with_stripe, run, run_beside};
+use crate::support::program::{Ran, program_with_stripe, run_beside, run_on};
 
 async fn command(billed: &Billed, args: &[&str]) -> Ran {
     let command = program_with_stripe(
@@ -62,7 +62,7 @@ async fn usage_of_a_customer_that_was_deleted_is_found_once_and_fails_no_later_r
         assert_eq!(ran.status, 0, "{}{}", ran.stdout, ran.stderr);
         assert!(ran.stdout.contains("customer_deleted"), "{}", ran.stdout);
 
-        let doctor = run(&mut program_on(&billed.service().db, &["doctor", "--json"]));
+        let doctor = run_on(&billed.service().db, &["doctor", "--json"]).await;
         let checks = doctor.json();
         assert_eq!(check(&checks, "usage-reports-sent")["verdict"], "ok");
         let lost = check(&checks, "unbilled-usage");

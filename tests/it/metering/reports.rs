@@ -9,7 +9,7 @@ use valuecanvas_billing::metering::reports::Report;
 use super::billed::Billed;
 use super::tenant::{EVENTS, Tenant};
 use crate::subscriptions::world::{UPCOMING, text};
-use crate::support::program::{Ran, program_on, program_with_stripe, run, run_beside};
+use crate::support::program::{Ran, program_with_stripe, run_beside, run_on};
 
 fn books(report: &Report, metric: &str) -> Value {
     let books = report.metrics.iter().find(|books| books.metric == metric);
@@ -243,7 +243,7 @@ async fn a_run_that_could_not_tell_all_is_a_failed_run() {
     let failing = "billing_scheduled_job_failing{task=\"usage-report\"}";
     maintenance::measure(&db.service_pool()).await.unwrap();
     assert_eq!(billed.service().metric(failing).await, Some(1));
-    let doctor = run(&mut program_on(db, &["doctor", "--json"]));
+    let doctor = run_on(db, &["doctor", "--json"]).await;
     let checks = doctor.json();
     let check = |name: &str| {
         let mut checks = checks.as_array().unwrap().iter();

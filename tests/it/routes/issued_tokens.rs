@@ -1,7 +1,7 @@
 //! Tokens of the product's own issuer, made by `jose`.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use reqwest::Method;
@@ -424,7 +424,12 @@ async fn a_poll_ends_with_its_token() {
     let state = get(&service, &tokens[0], STATE).await.ok();
     let path = format!("{STATE}?after={}&wait=30", state["stateVersion"]);
     let change = async {
-        tokio::time::sleep(Duration::from_secs(7)).await;
+        // Once the short token is good for nothing.
+        let until = Instant::now() + Duration::from_secs(30);
+        while get(&service, &tokens[0], STATE).await.status != 401 {
+            assert!(Instant::now() < until, "the token does not end");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
         let product = Product::of(&service).await;
         let changed = product
             .patch(&service, "acme", &json!({"name": "Acme & Co"}))

@@ -5,7 +5,7 @@ use valuecanvas_billing::catalogue::{self, Catalogue};
 use valuecanvas_billing::stripe::client::Client;
 
 use super::world::{VISA, World, text};
-use crate::support::program::{Ran, program_on, program_with_stripe, run, run_beside};
+use crate::support::program::{Ran, program_with_stripe, run_beside, run_on};
 
 pub async fn reconcile(world: &World, arguments: &[&str]) -> Ran {
     let arguments = [&["subscriptions", "reconcile", "--json"], arguments].concat();
@@ -120,7 +120,7 @@ async fn what_only_people_can_judge_stays_as_it_is() {
         kinds(&ran),
         expected.map(|(kind, healed)| (kind.to_owned(), healed))
     );
-    let text = run(&mut program_on(db, &["subscriptions", "reconcile"]));
+    let text = run_on(db, &["subscriptions", "reconcile"]).await;
     assert_eq!(text.status, 2, "it needs a key");
     assert!(matches!(ran.json(), Value::Object(_)));
 }
@@ -131,19 +131,7 @@ async fn subscribed() -> (World, String, String) {
     let customer = world.customer(VISA).await;
     world.create("standard").await.ok();
     world.settle().await;
-    // What met a lock is tried again by itself.
-    for _ in 0..500 {
-        if world
-            .service
-            .db
-            .count("webhook_events WHERE NOT processed")
-            .await
-            == 0
-        {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    world.settled_in_the_background().await;
     world.deliver_nothing().await;
     let id = text(&world.stripe.subscriptions(&customer).await[0], "id");
     (world, customer, id)
@@ -178,6 +166,8 @@ pub async fn found_and_healed(world: &World, kind: &str, field: &str) {
         "{field}: {}",
         ran.stdout
     );
+    // What was read in the second of an answer is read once more, and would heal the next one.
+    world.settled_in_the_background().await;
 }
 
 #[tokio::test]

@@ -413,10 +413,18 @@ impl World {
         panic!("something stayed open or in doubt");
     }
 
-    /// Waits until every webhook has arrived and is processed.
+    /// Waits until every webhook has arrived and is processed, those too that met a lock and
+    /// are tried again. What fails each time is not waited for.
     pub async fn settle(&self) {
         self.stripe.sandbox.deliveries_settled().await;
         self.service.settle().await;
+        for _ in 0..500 {
+            let tried_again = "webhook_events WHERE NOT processed AND retry_count BETWEEN 1 AND 2";
+            if self.service.db.count(tried_again).await == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// The plan that is stored, and that of the quotas.

@@ -175,12 +175,15 @@ async fn operators_who_only_look_change_nothing() {
         };
         let path = route.path.trim_start_matches("/api/operator");
         if method == Method::GET {
-            // What is to be named is looked at in its own tests.
-            let asks = ["/explain", "/bulk-actions/matching", "/figures/customers"].contains(&path);
-            looks += usize::from(!path.contains('{') && !asks);
-            if !path.contains('{') && !asks {
-                let (status, answer) = desk.get(path).await;
+            if !path.contains('{') && path != "/explain" {
+                let path = match path {
+                    "/bulk-actions/matching" => format!("{path}?action=replay_dead_letters"),
+                    "/figures/customers" => format!("{path}?standing=free"),
+                    _ => path.to_owned(),
+                };
+                let (status, answer) = desk.get(&path).await;
                 assert_eq!(status, 200, "{path}: {answer}");
+                looks += 1;
             }
             continue;
         }
