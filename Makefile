@@ -21,7 +21,7 @@ test-long: ## Run the tests with more cases and more crashes
 	@scripts/fuzz
 	@scripts/attack
 
-attack: ## Attack a release build in 512 MB, with a customer and Stripe beside (GROUP=strangers|bodies|readers|tenants|database)
+attack: ## Attack a release build in 512 MB, with a customer and Stripe beside (GROUP=strangers|bodies|readers|pages|tenants|product|database)
 	@scripts/setup test
 	@scripts/attack $(GROUP)
 

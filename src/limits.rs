@@ -102,6 +102,9 @@ pub const USAGE_REQUESTS: usize = 4_096;
 pub const USAGE_EVENTS: usize = 64_000;
 /// … and their bytes. A single organization gets half of each.
 pub const USAGE_BYTES: usize = 16 * MIB;
+/// Reservations of a metric that an organization may hold at once: some 4 MiB of disk, and
+/// some milliseconds to count. A call that lasts a minute leaves room for 160 a second.
+pub const HOLDS: u32 = 10_000;
 
 /// Deliveries that may wait to be stored; their bodies are counted above.
 pub const DELIVERIES: usize = 1_024;

@@ -30,6 +30,7 @@ use crate::state::{self, States};
 use crate::subscriptions::checkout::{self, routes::Checkouts};
 use crate::subscriptions::{self, Subscriptions};
 use crate::tenancy::auth::portal_routes::{self, PortalSessions};
+use crate::tenancy::auth::portal_sessions::Codes;
 use crate::tenancy::auth::{self, Guard, Login, SessionCookie, SingleSignOn};
 use crate::tenancy::names::Names;
 use crate::tenancy::{audit_log, organizations};
@@ -69,6 +70,7 @@ pub struct CustomerPages {
     /// Of their sessions.
     pub cookie: SessionCookie,
     pub look: Arc<Look>,
+    pub codes: Codes,
     /// Where this service is reached from outside.
     pub public_url: Arc<str>,
 }
@@ -211,6 +213,7 @@ impl Api {
             addresses: self.addresses.clone(),
             public_url: self.pages.public_url.clone(),
             look: self.pages.look.clone(),
+            codes: self.pages.codes.clone(),
             failed: portal::Failed::default(),
         }
     }

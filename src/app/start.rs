@@ -41,6 +41,7 @@ use crate::server::{self, Shared, Site};
 use crate::state::States;
 use crate::subscriptions::{self, Subscriptions, VanishedPlans};
 use crate::tenancy::auth::issued::Issuer;
+use crate::tenancy::auth::portal_sessions::Codes;
 use crate::tenancy::auth::{Guard, Login, OperatorPolicy, SessionCookie, SingleSignOn};
 use crate::tenancy::names::Names;
 use crate::webhooks::backpressure::Backpressure;
@@ -393,6 +394,7 @@ impl Starting<'_> {
         CustomerPages {
             cookie: cookie.framed(!surface.portal.frame_ancestors.is_empty()),
             look: Arc::new(Look::of(&surface.portal)),
+            codes: Codes::new(self.pools.credentials.clone()),
             public_url: public_url.into(),
         }
     }

@@ -103,6 +103,19 @@ impl Catalogue {
         known.or_else(|| self.plan(tier).cloned())
     }
 
+    /// The terms of the plan whose price this is: those of the newest version that is sold
+    /// with it, or else as the plan is sold now.
+    pub fn terms_of_price(&self, price_id: &str) -> Option<Plan> {
+        let used = self.price_use(None, Some(price_id))?;
+        let tier = used.tier.as_str();
+        let version = self.memory.of_versions(tier, |versions| {
+            let sold = versions.iter().rev();
+            let sold = sold.filter(|(_, version)| version.price_ids.contains(price_id));
+            sold.map(|(number, _)| *number).next()
+        });
+        self.known_or_sold(tier, version)
+    }
+
     /// The version of a subscription that has the plan `tier`: among those that are
     /// sold with its prices, the one that its metadata names, else the newest one of
     /// when it was made, else the oldest one. `None` for a plan without versions.

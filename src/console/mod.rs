@@ -40,7 +40,7 @@ use crate::outbox::routes::EventState;
 use crate::pages::{query, time};
 use crate::server::Shared;
 use crate::server::problem::Problem;
-use crate::server::routes::{Access, Routes, Rules, public};
+use crate::server::routes::{Access, Routes, Rules, Share, public};
 use crate::state::States;
 use crate::subscriptions::Subscriptions;
 use crate::tenancy::auth::{Login, SessionCookie, SingleSignOn};
@@ -192,6 +192,7 @@ fn of_bulk_actions() -> Routes<Arc<Console>> {
 /// One organization, besides its page.
 fn of_organizations() -> Routes<Arc<Console>> {
     let browsers = Rules::of(Access::Console);
+    let asks_stripe = browsers.share(Share::Changes);
     let (read, act) = (Method::GET, Method::POST);
     Routes::new()
         .page(
@@ -222,13 +223,13 @@ fn of_organizations() -> Routes<Arc<Console>> {
             read.clone(),
             "/console/organizations/{organization}/drift",
             get(drift::page),
-            browsers,
+            asks_stripe,
         )
         .page(
             read.clone(),
             "/console/organizations/{organization}/drift/part",
             get(drift::part),
-            browsers,
+            asks_stripe,
         )
         .page(
             read.clone(),
@@ -308,6 +309,7 @@ fn of_events_out(browsers: Rules) -> Routes<Arc<Console>> {
 /// What is sold, and what that comes to.
 fn of_figures(browsers: Rules) -> Routes<Arc<Console>> {
     let read = Method::GET;
+    let downloads = browsers.share(Share::Downloads);
     Routes::new()
         .page(read.clone(), plans::PATH, get(plans::page), browsers)
         .page(read.clone(), figures::PATH, get(figures::page), browsers)
@@ -315,7 +317,7 @@ fn of_figures(browsers: Rules) -> Routes<Arc<Console>> {
             read.clone(),
             figures::MONTHS_CSV,
             get(figures::months_csv),
-            browsers,
+            downloads,
         )
         .page(
             read.clone(),
@@ -327,7 +329,7 @@ fn of_figures(browsers: Rules) -> Routes<Arc<Console>> {
             read.clone(),
             figures::MOVEMENTS_CSV,
             get(figures::movements_csv),
-            browsers,
+            downloads,
         )
         .page(
             read.clone(),
@@ -339,7 +341,7 @@ fn of_figures(browsers: Rules) -> Routes<Arc<Console>> {
             read.clone(),
             figures::CUSTOMERS_CSV,
             get(figures::customers_csv),
-            browsers,
+            downloads,
         )
 }
 

@@ -96,6 +96,11 @@ fn refused(console: &Console, failure: SignOnFailure) -> Result<Response, Refusa
             "This sign-in was begun in another browser, or more than ten minutes ago. Begin again."
                 .to_owned(),
         ),
+        SignOnFailure::Busy => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "Too many sign-ins are under way, or came from your address. Begin again in a minute."
+                .to_owned(),
+        ),
         SignOnFailure::NoRole => (
             StatusCode::FORBIDDEN,
             format!(

@@ -1,12 +1,13 @@
 //! Sends events: to each endpoint those of each organization in order, one after the
 //! other. Endpoints do not wait for each other: each has a call of its own. Nor do
-//! organizations of one endpoint, as far as its share of calls reaches.
+//! organizations of one endpoint, as far as its share of calls reaches, and those whose events
+//! it does not take leave the others theirs.
 //!
 //! A lane is leased before anything is sent, and an attempt recorded by whoever has the
 //! lease. A sender that dies in between leaves the event to be sent again, under the same
 //! id.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,7 @@ use crate::telemetry::metrics;
 /// How often to look for due deliveries.
 pub const POLL: Duration = Duration::from_millis(500);
 /// Calls at a time to one endpoint. The first is its own, so that none waits for another;
-/// one that fails has no more.
+/// one that takes nothing of as many organizations has no more.
 const CALLS_OF_ENDPOINT: usize = 4;
 /// Calls beyond the first, of all endpoints together.
 const SHARED_CALLS: usize = 64;
@@ -83,8 +84,18 @@ struct Inner {
 /// The running calls, by endpoint.
 #[derive(Default)]
 pub struct Running {
-    tasks: JoinSet<Uuid>,
+    tasks: JoinSet<Turn>,
     of_endpoint: HashMap<Uuid, usize>,
+    /// Whose events an endpoint did not take since it took one.
+    refused: HashMap<Uuid, HashSet<Uuid>>,
+}
+
+/// A lane's turn that is over.
+struct Turn {
+    endpoint_id: Uuid,
+    organization_id: Uuid,
+    /// Whether the last event was taken; `None`: nothing was sent.
+    taken: Option<bool>,
 }
 
 impl Sender {
@@ -118,7 +129,7 @@ impl Sender {
                 continue;
             }
             let busy = running.of_endpoint.get(&endpoint.id).copied().unwrap_or(0);
-            let room = self.room(&endpoint, busy);
+            let room = self.room(busy, running.is_down(endpoint.id));
             if room == 0 || self.0.stop.is_cancelled() {
                 continue;
             }
@@ -148,10 +159,10 @@ impl Sender {
         Ok(())
     }
 
-    /// How many calls an endpoint may have besides those that it has.
-    fn room(&self, endpoint: &Row, busy: usize) -> usize {
+    /// How many calls an endpoint may have besides the `busy` ones.
+    fn room(&self, busy: usize, is_down: bool) -> usize {
         let own = usize::from(busy == 0);
-        if endpoint.failing_since.is_some() {
+        if is_down {
             return own;
         }
         let shared = CALLS_OF_ENDPOINT.saturating_sub(busy + own);
@@ -171,16 +182,21 @@ impl Sender {
 
     /// Sends a turn of a lane. Errors are logged. What an outage of the database has
     /// interrupted is due again once that is back; after another error, once the lease ends.
-    async fn send_lane(&self, lane: Lane, permit: Option<OwnedSemaphorePermit>) -> Uuid {
+    async fn send_lane(&self, lane: Lane, permit: Option<OwnedSemaphorePermit>) -> Turn {
         let _permit = permit;
-        if let Err(error) = self.try_lane(&lane).await {
+        let mut taken = None;
+        if let Err(error) = self.try_lane(&lane, &mut taken).await {
             tracing::warn!(endpoint = %lane.endpoint_id, organization_id = %lane.organization_id, %error,
                 "Events could not be sent; they are tried again");
             if matches!(&error, EndpointError::Database(error) if db::is_outage(error)) {
                 self.let_go(&lane).await;
             }
         }
-        lane.endpoint_id
+        Turn {
+            endpoint_id: lane.endpoint_id,
+            organization_id: lane.organization_id,
+            taken,
+        }
     }
 
     /// Releases a lane as soon as the database is there.
@@ -201,7 +217,7 @@ impl Sender {
         tx.commit().await
     }
 
-    async fn try_lane(&self, lane: &Lane) -> Result<(), EndpointError> {
+    async fn try_lane(&self, lane: &Lane, taken: &mut Option<bool>) -> Result<(), EndpointError> {
         let (endpoint_id, began) = (lane.endpoint_id, Instant::now());
         for _ in 0..TURN {
             let mut tx = WorkerTx::begin(&self.0.pool).await?;
@@ -222,6 +238,7 @@ impl Sender {
                 break;
             }
             let answer = self.send(&endpoint, &due).await;
+            *taken = Some(answer.error.is_none());
             if !self.record(lane, &endpoint, &due, &answer).await? {
                 return Ok(());
             }
@@ -380,12 +397,13 @@ impl Running {
         }
     }
 
-    fn ended(&mut self, ended: Result<Uuid, tokio::task::JoinError>) {
+    fn ended(&mut self, ended: Result<Turn, tokio::task::JoinError>) {
         match ended {
-            Ok(endpoint) => {
-                if let Some(busy) = self.of_endpoint.get_mut(&endpoint) {
+            Ok(turn) => {
+                if let Some(busy) = self.of_endpoint.get_mut(&turn.endpoint_id) {
                     *busy = busy.saturating_sub(1);
                 }
+                self.note(&turn);
             }
             Err(error) => {
                 if let Ok(panic) = error.try_into_panic() {
@@ -393,6 +411,26 @@ impl Running {
                 }
             }
         }
+    }
+
+    fn note(&mut self, turn: &Turn) {
+        match turn.taken {
+            Some(true) => {
+                self.refused.remove(&turn.endpoint_id);
+            }
+            Some(false) if !self.is_down(turn.endpoint_id) => {
+                let refused = self.refused.entry(turn.endpoint_id).or_default();
+                refused.insert(turn.organization_id);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether an endpoint takes nothing of anybody, rather than of a few whose events it
+    /// stumbles over: these would keep the others waiting.
+    fn is_down(&self, endpoint_id: Uuid) -> bool {
+        let refused = self.refused.get(&endpoint_id);
+        refused.is_some_and(|refused| refused.len() >= CALLS_OF_ENDPOINT)
     }
 
     /// Waits for a call to end, or for `patience`. An endpoint whose call ended may have

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::Extension;
 use axum::extract::State;
@@ -15,6 +16,7 @@ use super::Portal;
 use super::look::{Around, Message, Notice, Tone};
 use crate::audit::Client;
 use crate::pages::{led_to, set_cookie};
+use crate::server::budget::network;
 use crate::server::extract::Query;
 use crate::server::problem::Problem;
 use crate::tenancy::auth::portal_routes::ENTER;
@@ -27,27 +29,37 @@ pub const PATH: &str = ENTER;
 /// not named in TRUSTED_PROXIES, an address stands for many.
 const FAILURES: NonZeroU32 = NonZeroU32::new(60).expect("it is not zero");
 
-/// Counts codes that opened nothing, by the address that they came from.
-pub struct Failed(DefaultKeyedRateLimiter<IpAddr>);
+/// After how many of them the addresses are forgotten that sent none lately.
+const FORGOTTEN_AFTER: u32 = 4_096;
+
+/// Counts codes that opened nothing, by the address that they came from; of IPv6, by its
+/// network, whose owner has more addresses than we could count.
+pub struct Failed {
+    of: DefaultKeyedRateLimiter<IpAddr>,
+    counted: AtomicU32,
+}
 
 impl Default for Failed {
     fn default() -> Self {
-        Self(RateLimiter::keyed(Quota::per_minute(FAILURES)))
+        Self {
+            of: RateLimiter::keyed(Quota::per_minute(FAILURES)),
+            counted: AtomicU32::new(0),
+        }
     }
 }
 
 impl Failed {
     /// Counts one more; false if it is one too many.
     fn count(&self, client: &Client) -> bool {
-        let from = client.ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        if self.0.len() > MOST_ADDRESSES {
-            self.0.retain_recent();
+        let from = client.ip.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), network);
+        let counted = self.counted.fetch_add(1, Ordering::Relaxed);
+        if counted % FORGOTTEN_AFTER == FORGOTTEN_AFTER - 1 {
+            self.of.retain_recent();
+            self.of.shrink_to_fit();
         }
-        self.0.check_key(&from).is_ok()
+        self.of.check_key(&from).is_ok()
     }
 }
-
-const MOST_ADDRESSES: usize = 4_096;
 
 #[derive(Deserialize)]
 pub struct Asked {
@@ -67,7 +79,8 @@ pub async fn enter(
         return StatusCode::NO_CONTENT.into_response();
     }
     let code = asked.code.unwrap_or_default();
-    match portal_sessions::open(&portal.shared.pool, &code, &client).await {
+    let opened = portal_sessions::open(&portal.shared.pool, &portal.codes, &code, &client);
+    match opened.await {
         Ok(Ok(token)) => entered(&portal, (&headers, &client), &token).await,
         Ok(Err(why)) => match portal.failed.count(&client) {
             true => unopened(&portal, &headers, why),
@@ -146,4 +159,22 @@ fn unopened(portal: &Portal, headers: &HeaderMap, why: Unopened) -> Response {
         lead: String::new(),
     };
     portal.look.answer(status, &message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_of_ipv6_counts_as_one() {
+        let of = |ip: String| Client {
+            ip: Some(ip.parse().unwrap()),
+            user_agent: None,
+        };
+        let failed = Failed::default();
+        let within = |n: u32| failed.count(&of(format!("2001:db8::{n:x}")));
+        assert_eq!((1..100).filter(|n| within(*n)).count(), 60);
+        assert!(failed.count(&of("2001:db8:0:1::1".to_owned())));
+        assert_eq!(failed.of.len(), 2);
+    }
 }

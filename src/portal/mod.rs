@@ -32,7 +32,8 @@ use crate::server::problem::Problem;
 use crate::server::return_address::ReturnAddresses;
 use crate::server::routes::{Access, Routes, Rules, Share, public};
 use crate::subscriptions::Subscriptions;
-use crate::tenancy::auth::{Login, SessionCookie, portal_sessions};
+use crate::tenancy::auth::portal_sessions::{self, Codes};
+use crate::tenancy::auth::{Login, SessionCookie};
 pub use enter::Failed;
 pub use look::Look;
 use visitor::Signed;
@@ -50,6 +51,7 @@ pub struct Portal {
     /// Where this service is reached from outside.
     pub public_url: Arc<str>,
     pub look: Arc<Look>,
+    pub codes: Codes,
     /// Codes that opened nothing, by address.
     pub failed: Failed,
 }

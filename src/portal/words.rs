@@ -40,6 +40,10 @@ fn of_change(problem: &Problem) -> Option<(&'static str, String)> {
             "Another change is waiting",
             "Call it off on the overview first, or wait until it is done.",
         ),
+        "payment_processing" => (
+            "Your bank has the payment",
+            "It can be called off no more. Look again once your bank has answered.",
+        ),
         "already_canceling" => (
             "Your subscription is about to end",
             "Keep it on the overview first, and change it then.",

@@ -100,12 +100,13 @@ fn both(period: (Option<Timestamp>, Option<Timestamp>)) -> Option<(Timestamp, Ti
 
 /// A metered item of the subscription as it is now.
 struct NewItem<'a> {
+    id: &'a str,
     price_id: &'a str,
     /// Whether the stored subscription has it, at the same price.
     stays: bool,
     /// Whether the stored subscription has it, at another price.
     is_changed: bool,
-    /// When it was added, if it is new.
+    /// When it was added.
     added: Option<Timestamp>,
 }
 
@@ -120,6 +121,7 @@ fn metered_items<'a>(
         let metric = catalogue.item_use(item).and_then(|used| used.metric);
         if let (Some(metric), Some(price_id)) = (metric, item.price_id.as_deref()) {
             now.entry(metric).or_default().push(NewItem {
+                id: &item.id,
                 price_id,
                 stays: held
                     .iter()
@@ -127,13 +129,42 @@ fn metered_items<'a>(
                 is_changed: held
                     .iter()
                     .any(|held| held.id == item.id && held.price_id != price_id),
-                added: item
-                    .created
-                    .filter(|_| held.iter().all(|held| held.id != item.id)),
+                added: item.created,
             });
         }
     }
     now
+}
+
+/// The stored items that charge a metric.
+struct HeldItems<'a>(Vec<&'a HeldItem>);
+
+/// The metered items of a subscription as it is stored, by metric.
+fn held_items<'a>(
+    catalogue: &Catalogue,
+    held: &'a [HeldItem],
+) -> BTreeMap<String, HeldItems<'a>> {
+    let mut before = BTreeMap::<String, HeldItems<'a>>::new();
+    for item in held {
+        let used = || catalogue.price_use(item.lookup_key.as_deref(), Some(&item.price_id));
+        if let Some(metric) = item.metric.clone().or_else(|| used()?.metric) {
+            let of_metric = before.entry(metric).or_insert_with(|| HeldItems(Vec::new()));
+            of_metric.0.push(item);
+        }
+    }
+    before
+}
+
+impl<'a> HeldItems<'a> {
+    /// Those that are gone from a subscription.
+    fn gone_from(&self, new: &Subscription) -> Self {
+        let is_gone = |held: &&HeldItem| new.items.iter().all(|item| item.id != held.id);
+        Self(self.0.iter().copied().filter(is_gone).collect())
+    }
+
+    fn price(&self) -> Option<&'a str> {
+        self.0.iter().map(|held| held.price_id.as_str()).min()
+    }
 }
 
 /// The swaps of one subscription, whoever made them. Of several items that charge a
@@ -154,29 +185,33 @@ fn of_subscription(
         return Vec::new();
     };
     let now = metered_items(catalogue, new, held);
-    let mut before: BTreeMap<String, &str> = BTreeMap::new();
-    for item in held {
-        let used = || catalogue.price_use(item.lookup_key.as_deref(), Some(&item.price_id));
-        if let Some(metric) = item.metric.clone().or_else(|| used()?.metric) {
-            let first = before.entry(metric).or_insert(&item.price_id);
-            *first = (*first).min(&item.price_id);
-        }
-    }
+    let before = held_items(catalogue, held);
     let metrics: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
     let swapped = metrics.into_iter().filter_map(|metric| {
         let items = now.get(metric).map_or(&[][..], Vec::as_slice);
+        let had = before.get(metric);
+        // A cut list keeps what it does not show. The whole one after it shows what went
+        // meanwhile, and what came in its place, which the cut one may have shown beside it.
+        let replaced = had
+            .filter(|_| old.has_more_items && !new.has_more_items)
+            .map(|had| had.gone_from(new))
+            .filter(|gone| !gone.0.is_empty());
+        let came = |item: &NewItem<'_>| {
+            replaced.is_some() && item.added.is_some_and(|added| added > was.0)
+        };
         // Stripe counts by item: one that stays has counted all along.
-        if items.iter().any(|item| item.stays) {
+        if items.iter().any(|item| item.stays && !came(item)) {
             return None;
         }
-        // What a cut list leaves out may be there; an item that it shows at another price
+        // What a cut list leaves out may be there; an item that is shown at another price
         // has changed.
-        let changes = new.has_more_items && items.iter().any(|item| item.is_changed);
-        if !all_known && !changes {
+        let changes = items.iter().any(|item| item.is_changed);
+        if !all_known && !changes && replaced.is_none() {
             return None;
         }
         let charging = items.iter().min_by_key(|item| item.price_id);
-        let added = charging.and_then(|item| item.added);
+        let is_new = |item: &&NewItem<'_>| came(item) || held.iter().all(|held| held.id != item.id);
+        let added = charging.filter(is_new).and_then(|item| item.added);
         let (at, is_known) = match (added, told_at) {
             (Some(at), _) | (None, ToldAt::Then(at)) => (at, true),
             (None, ToldAt::After(at)) => (at, false),
@@ -189,6 +224,7 @@ fn of_subscription(
             true => then().unwrap_or(is),
             false => was,
         };
+        let old_price = replaced.as_ref().or(had).and_then(HeldItems::price);
         Some(PriceSwap {
             organization_id: change.merged.organization_id,
             subscription_id: new.id.clone(),
@@ -199,11 +235,12 @@ fn of_subscription(
             at,
             // Stripe's times are whole seconds: what was used in that one may be of before.
             counts_anew_from: is_known.then(|| at + SignedDuration::from_secs(1)),
-            old_price: before.get(metric).map(|price| (*price).to_owned()),
+            old_price: old_price.map(str::to_owned),
             new_price: charging.map(|item| item.price_id.to_owned()),
             flexible: new.billing_mode.as_deref() == Some("flexible"),
             ours: None,
             same_period: is.0 != at || is.0 == was.0,
+            is_late: replaced.is_some(),
         })
     });
     swapped.collect()

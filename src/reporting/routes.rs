@@ -27,7 +27,7 @@ use crate::server::layers::media::{self, Wanted};
 use crate::server::number;
 use crate::server::pagination::page::{Limit, ListQuery, Page};
 use crate::server::problem::Problem;
-use crate::server::routes::{Routes, operator};
+use crate::server::routes::{Routes, Share, operator};
 use crate::tenancy::auth::Operator;
 
 pub const SHOWN: &str = "figures_shown";
@@ -38,12 +38,13 @@ pub const CUSTOMERS_LISTED: &str = "figures_customers_listed";
 const AT_ONCE: i64 = 1_000;
 
 pub fn routes() -> Routes<Shared> {
+    let listed = operator().share(Share::Exports);
     Routes::new()
         .route(routes!(shown), operator())
-        .route(routes!(by_month), operator())
-        .route(routes!(moved), operator())
+        .route(routes!(by_month), listed)
+        .route(routes!(moved), listed)
         .route(routes!(standing), operator())
-        .route(routes!(paying), operator())
+        .route(routes!(paying), listed)
 }
 
 /// Enters that an operator looked.

@@ -43,6 +43,8 @@ pub enum Share {
     Usage,
     /// Reads, but for those answered with CSV.
     Exports,
+    /// Exports, whatever the request accepts.
+    Downloads,
     /// Reads of states, which wait for a change.
     States,
     /// None: it holds nothing of ours while others answer it.

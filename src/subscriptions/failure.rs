@@ -111,6 +111,7 @@ impl From<ChangeRejection> for Problem {
             ChangeRejection::ChangePending(_)
             | ChangeRejection::AwaitsPayment { .. }
             | ChangeRejection::CodeBesideChange => (StatusCode::CONFLICT, "change_pending"),
+            ChangeRejection::PaymentProcessing => (StatusCode::CONFLICT, "payment_processing"),
             ChangeRejection::MigrationPending(_) => (StatusCode::CONFLICT, "migration_pending"),
             ChangeRejection::ScheduledInStripe(_) => (StatusCode::CONFLICT, "change_scheduled"),
             ChangeRejection::NotByCheckout(_) => {

@@ -44,6 +44,8 @@ pub struct PriceSwap {
     pub ours: Option<(Uuid, Vec<UsageCharge>)>,
     /// Whether the period goes on; otherwise another one begins with it.
     pub same_period: bool,
+    /// Whether the plan may have changed before it was seen, as the list of items was cut.
+    pub is_late: bool,
 }
 
 /// A swap that was booked, with what its period's quota was.
@@ -124,9 +126,12 @@ pub async fn book(
         let aggregation = catalogue
             .metric(&swap.metric)
             .map_or(Aggregation::Sum, |metric| metric.aggregation);
-        let Some(so_far) = store::read(conn, &swap, aggregation).await? else {
+        let Some(mut so_far) = store::read(conn, &swap, aggregation).await? else {
             continue;
         };
+        if swap.is_late {
+            so_far.go_back(catalogue, &swap);
+        }
         let charged = charge(conn, catalogue, &swap, &so_far).await?;
         let units = charged
             .as_ref()
@@ -217,6 +222,27 @@ fn id_of(swap: &PriceSwap) -> Uuid {
 }
 
 impl UsageSoFar {
+    /// Puts the terms of the price that is gone in the place of those of another plan, which
+    /// the organization has by now.
+    fn go_back(&mut self, catalogue: &Catalogue, swap: &PriceSwap) {
+        let price = swap.old_price.as_deref();
+        let Some(plan) = price.and_then(|price| catalogue.terms_of_price(price)) else {
+            return;
+        };
+        let plan = plan.paid_in(self.currency.as_deref(), None);
+        let Some(terms) = plan.quotas.get(&swap.metric) else {
+            return;
+        };
+        if self.plan_tier.as_deref() == Some(&*plan.tier) {
+            return;
+        }
+        if !self.overridden {
+            (self.quota, self.over_limit) = (terms.quota, terms.over_limit);
+        }
+        self.included = terms.quota;
+        self.rate = terms.overage_rate;
+    }
+
     /// Whole units over the quota that have a price.
     fn over(&self) -> Decimal {
         let Some(quota) = self.quota.filter(|_| self.over_limit == OverLimit::Overage) else {

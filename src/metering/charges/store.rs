@@ -20,6 +20,8 @@ pub struct UsageSoFar {
     /// The quota in force; `None` if unlimited.
     pub quota: Option<Decimal>,
     pub over_limit: OverLimit,
+    /// The plan whose terms these are.
+    pub plan_tier: Option<String>,
     /// Whether an operator set it.
     pub overridden: bool,
     /// What the plan's price includes; `None` if unlimited.
@@ -75,7 +77,7 @@ pub async fn read(
                        ELSE coalesce(until.level, 0) END AS "used!",
                   t.quota_adjustment, q.quota, q.over_limit AS "over_limit!",
                   q.overridden AS "overridden!", q.plan_quota AS included, q.overage_rate,
-                  q.currency, r.before, r.since
+                  q.currency, q.plan_tier, r.before, r.since
              FROM usage_totals t
              JOIN effective_usage_quotas q
                ON q.organization_id = t.organization_id AND q.metric = t.metric
@@ -132,6 +134,7 @@ pub async fn read(
         quota: row.quota,
         // An unknown word charges nothing.
         over_limit: OverLimit::named(&row.over_limit).unwrap_or(OverLimit::Hard),
+        plan_tier: row.plan_tier,
         overridden: row.overridden,
         included: row.included,
         rate: row.overage_rate,

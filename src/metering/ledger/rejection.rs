@@ -2,6 +2,8 @@
 
 use billing_domain::usage_period::NotCounted;
 
+use crate::limits;
+
 /// Why usage was not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UsageRejection {
@@ -23,6 +25,13 @@ pub enum UsageRejection {
          has a new id"
     )]
     HoldIdReused,
+    #[error(
+        "as many reservations of this metric are open as an organization may hold at once ({}); \
+         confirm or release some, or hold for less long", limits::HOLDS
+    )]
+    TooManyHolds,
+    #[error("there is no reservation with this id; report what was used as a usage event")]
+    HoldGone,
     #[error(
         "the use lies in a billing period that is closed, or was charged already; credit it in \
          Stripe instead"

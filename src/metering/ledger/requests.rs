@@ -94,6 +94,19 @@ pub fn hold_ids(requests: &[QueuedRequest]) -> (Vec<Uuid>, Vec<Uuid>) {
     requests.iter().filter_map(of_request).unzip()
 }
 
+/// The accounts in which something is to be held, each once.
+pub fn held_accounts(requests: &[QueuedRequest]) -> BTreeSet<(Uuid, &str)> {
+    let of_request = |request| match request {
+        &QueuedRequest {
+            organization_id,
+            op: Op::Hold { ref hold, .. },
+            ..
+        } => Some((organization_id, hold.metric.as_str())),
+        _ => None,
+    };
+    requests.iter().filter_map(of_request).collect()
+}
+
 /// The uses that are to be taken back, by organization and event.
 pub fn taken_back(requests: &[QueuedRequest]) -> (Vec<Uuid>, Vec<&str>) {
     let of_request = |request| match request {

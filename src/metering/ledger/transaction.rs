@@ -16,11 +16,12 @@ use billing_domain::grace_period::EndReason;
 use super::account::{Account, GraceChange, PeriodUsage, QuotaDecision};
 use super::queue::QueuedRequest;
 use super::requests::{Key, Settled, featured, keys, settled_events};
-use super::store::{self, Holds, ReservationRow, Taken, Writes};
+use super::store::{self, ReservationRow, Taken, Writes};
 use super::{Item, NewEvent, Op, Question, Reply, Reservation, Rules, UsageRejection};
 use crate::audit::{self, Actor, Appended, LockedChains, NewEntry};
 use crate::telemetry::metrics;
 pub use holds::Confirmed;
+use holds::HeldNow;
 
 /// What an attempt does beyond what most groups need.
 #[derive(Debug, Clone, Default)]
@@ -85,7 +86,7 @@ pub async fn attempt(
     let mut group = Group {
         accounts: names.zip(accounts).collect(),
         held,
-        holds: Holds::new(),
+        holds: HeldNow::default(),
         takeable: HashMap::new(),
         entries: Vec::new(),
         settled: &settled,
@@ -195,8 +196,7 @@ struct Group<'a> {
     /// The reservations that were taken.
     held: HashMap<Uuid, ReservationRow>,
     settled: &'a Settled,
-    /// Holds that were read under the lock, and those that this group made or settled.
-    holds: Holds,
+    holds: HeldNow<'a>,
     /// Uses that are to be taken back.
     takeable: HashMap<(Uuid, &'a str), Taken>,
     /// What is entered in the audit log besides graces.

@@ -23,7 +23,9 @@ use super::routes::{Usage, bad_request};
 use crate::batch::lookup::Grouped;
 use crate::catalogue::Aggregation;
 use crate::db;
-use crate::metering::ledger::{Hold, HoldOutcome, NewHold, Settled, hold_id, store};
+use crate::metering::ledger::{
+    Hold, HoldOutcome, LedgerError, NewHold, Settled, UsageRejection, hold_id, store,
+};
 use crate::server::extract::{Json, Path};
 use crate::server::number::{self, Number};
 use crate::server::problem::Problem;
@@ -69,13 +71,7 @@ impl Stored {
     async fn hold(&self, organization_id: Uuid, name: &str) -> Result<Hold, Problem> {
         let found = self.holds.find((organization_id, hold_id(name))).await;
         let found = found.map_err(|error: Arc<sqlx::Error>| Problem::from(&*error))?;
-        found.ok_or_else(|| {
-            Problem::new(
-                StatusCode::NOT_FOUND,
-                "reservation_not_found",
-                "there is no reservation with this id; report what was used as a usage event",
-            )
-        })
+        found.ok_or_else(|| UsageRejection::HoldGone.into())
     }
 
     /// The metric of a use.
@@ -160,7 +156,8 @@ struct ConfirmedReservation {
 ///
 /// The use counts against the quota at once, as if it had happened, until it is confirmed or
 /// released, or its time is over. What the quota does not allow is 402, as for a check. The same
-/// reservation again is answered with the one that there is.
+/// reservation again is answered with the one that there is. At most 10,000 of a metric are open
+/// at once; beyond that it is 429 `too_many_reservations`.
 #[utoipa::path(
     post,
     path = "/api/billing/usage/reservations",
@@ -187,6 +184,9 @@ pub(super) async fn reserve(
     let (decided, hold) = match usage.ledger.hold(caller.organization_id, new).await {
         Ok(held) => held,
         Err(error) => {
+            if error == LedgerError::Rejected(UsageRejection::TooManyHolds) {
+                metrics::holds::reservation("too_many");
+            }
             usage.undecided(&metric, &error, false, started)?;
             return Err(error.into());
         }

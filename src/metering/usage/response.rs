@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::features;
+use crate::limits;
 use crate::metering::ledger::{LedgerError, QuotaDecision, UsageRejection};
 use crate::server::layers::RequestId;
 use crate::server::number::Number;
@@ -292,6 +293,8 @@ pub fn rejection_code(rejection: UsageRejection) -> &'static str {
         UsageRejection::IdReused => "event_id_reused",
         UsageRejection::TakenBack => "event_taken_back",
         UsageRejection::HoldIdReused => "reservation_id_reused",
+        UsageRejection::TooManyHolds => "too_many_reservations",
+        UsageRejection::HoldGone => "reservation_not_found",
         UsageRejection::Invoiced => "usage_invoiced",
         UsageRejection::NoPeriod => "period_unknown",
         UsageRejection::FeatureNotIncluded => features::NOT_INCLUDED,
@@ -307,6 +310,12 @@ impl From<UsageRejection> for Problem {
             | UsageRejection::HoldIdReused
             | UsageRejection::Invoiced => StatusCode::CONFLICT,
             UsageRejection::FeatureNotIncluded => StatusCode::FORBIDDEN,
+            UsageRejection::HoldGone => StatusCode::NOT_FOUND,
+            UsageRejection::TooManyHolds => {
+                let problem =
+                    Self::new(StatusCode::TOO_MANY_REQUESTS, code, rejection.to_string());
+                return problem.retry_after(limits::RETRY_AFTER_SECS);
+            }
             UsageRejection::NoQuota | UsageRejection::NoPeriod => {
                 return Self::unavailable(code, rejection.to_string());
             }

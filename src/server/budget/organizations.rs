@@ -198,6 +198,7 @@ fn limits_of(route: &Route, request: &Request<Body>) -> (Option<Limit>, Option<L
         Kind::States => Some(STATES),
         Kind::Changes => Some(CHANGES),
         Kind::Organizations => Some(ORGANIZATIONS),
+        Kind::Downloads => Some(EXPORTS),
         Kind::Exports if wants_csv(request) => Some(EXPORTS),
         Kind::Exports | Kind::Reads => Some(READS),
     };
@@ -476,6 +477,12 @@ mod tests {
             ),
             (Method::PUT, public(), &[], ("changes", "", 32)),
             (get(), public().share(Kind::Exports), &[], ("reads", "", 1)),
+            (
+                get(),
+                public().share(Kind::Downloads),
+                &[],
+                ("exports", "", 1),
+            ),
         ] {
             assert_eq!(classes(method, rules, headers), expected);
         }

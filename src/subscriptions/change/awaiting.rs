@@ -144,12 +144,17 @@ fn costs_as_shown(change: &ChangeRecord, invoice: &Value) -> bool {
         || (shown["dueNowAmount"] == invoice["total"] && shown["currency"] == invoice["currency"])
 }
 
-async fn declined(client: &Client, invoice: &Value) -> Result<Option<StripeError>, StripeError> {
+/// The payment of an invoice that is to be confirmed.
+async fn intent_of(client: &Client, invoice: &Value) -> Result<Value, StripeError> {
     let secret = invoice["confirmation_secret"]["client_secret"].as_str();
-    let Some((intent, _)) = secret.and_then(|secret| secret.split_once("_secret_")) else {
-        return Ok(None);
-    };
-    let intent = client.payment_intent(intent).await?.body;
+    match secret.and_then(|secret| secret.split_once("_secret_")) {
+        Some((intent, _)) => Ok(client.payment_intent(intent).await?.body),
+        None => Ok(Value::Null),
+    }
+}
+
+async fn declined(client: &Client, invoice: &Value) -> Result<Option<StripeError>, StripeError> {
+    let intent = intent_of(client, invoice).await?;
     Ok(match intent["status"] == "requires_payment_method" {
         true => StripeError::of_declined(&intent["last_payment_error"]),
         false => None,
@@ -198,6 +203,10 @@ impl Subscriptions {
         };
         let found = find_invoice(client, &subscription.id, awaited.is_first).await;
         if let Some(invoice) = found.map_err(Failure::Stripe)? {
+            let intent = intent_of(client, &invoice).await;
+            if intent.map_err(Failure::Stripe)?["status"] == "processing" {
+                return Err(ChangeRejection::PaymentProcessing.into());
+            }
             let id = invoice["id"].as_str().unwrap_or_default();
             return Ok(Voided::Invoice(id.to_owned()));
         }

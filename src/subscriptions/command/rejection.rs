@@ -64,6 +64,10 @@ pub enum ChangeRejection {
         until: Option<Timestamp>,
     },
     #[error(
+        "the payment that the change waits for is with the payer's bank, and cannot be stopped: the change is made if the bank pays, and goes if it does not; look again later"
+    )]
+    PaymentProcessing,
+    #[error(
         "the terms of the plan change on {0}, as the operator of this service has set; only the operator can call that off, by releasing the subscription's schedule in Stripe"
     )]
     MigrationPending(Timestamp),

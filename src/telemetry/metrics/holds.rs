@@ -12,7 +12,14 @@ pub(super) fn describe() {
 }
 
 pub(super) fn start_at_zero() {
-    for outcome in ["held", "denied", "confirmed", "released", "expired"] {
+    for outcome in [
+        "held",
+        "denied",
+        "too_many",
+        "confirmed",
+        "released",
+        "expired",
+    ] {
         counter!(HOLDS, "outcome" => outcome).absolute(0);
     }
 }

@@ -8,11 +8,12 @@ use serde_json::json;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-use super::store::portal_sessions as store;
-use super::token::{self, Credential};
+use super::store::portal_sessions::{self as store, CodeState};
+use super::token::{self, Credential, Hash};
 use super::{Product, Role};
 use crate::audit::{self, Actor, Client, NewEntry};
-use crate::db::WorkerTx;
+use crate::batch::lookup::Grouped;
+use crate::db::{self, WorkerTx};
 use crate::server::problem::Problem;
 
 /// The audit actions about sessions of the customer pages.
@@ -88,25 +89,53 @@ pub enum Unopened {
     Expired,
 }
 
+/// Codes as they are now. Anybody can try one: they are looked up together, by the connections
+/// of credentials, and only one that waits to be opened takes a transaction.
+#[derive(Clone)]
+pub struct Codes(Grouped<Hash, CodeState>);
+
+impl Codes {
+    /// `pool` has connections that are billing_worker from the start.
+    pub fn new(pool: PgPool) -> Self {
+        Self(Grouped::new(move |codes: Vec<Hash>| {
+            let pool = pool.clone();
+            Box::pin(async move {
+                let mut conn = db::acquire(&pool).await?;
+                store::codes(&mut conn, &codes).await
+            })
+        }))
+    }
+
+    async fn find(&self, code: Hash) -> Result<Option<CodeState>, Problem> {
+        let found = self.0.find(code).await;
+        found.map_err(|error| Problem::from(&*error))
+    }
+}
+
 /// Uses a code: the session that it becomes is returned as a token, for a cookie.
 pub async fn open(
     pool: &PgPool,
+    codes: &Codes,
     code: &str,
     client: &Client,
 ) -> Result<Result<String, Unopened>, Problem> {
     let Some(code) = token::parse_code(code) else {
         return Ok(Err(Unopened::Unknown));
     };
+    match codes.find(code).await? {
+        Some(CodeState::Waits) => {}
+        Some(CodeState::Used) => return Ok(Err(Unopened::Used)),
+        Some(CodeState::Expired) => return Ok(Err(Unopened::Expired)),
+        None => return Ok(Err(Unopened::Unknown)),
+    }
     let session = token::new_portal_session();
     let mut tx = WorkerTx::begin(pool).await?;
     let opened = store::open(tx.conn(), &code, &token::hash(&session)).await?;
     let Some(opened) = opened else {
-        let used = store::was_used(tx.conn(), &code).await?;
-        return Ok(Err(match used {
-            None => Unopened::Unknown,
-            Some(true) => Unopened::Used,
-            Some(false) => Unopened::Expired,
-        }));
+        // Another was faster, or the key that asked for it was revoked.
+        drop(tx);
+        let used = codes.find(code).await? == Some(CodeState::Used);
+        return Ok(Err(if used { Unopened::Used } else { Unopened::Expired }));
     };
     // Its key may have expired: nothing is opened that has ended already.
     let valid = store::sessions(tx.conn(), &[token::hash(&session)]).await?;

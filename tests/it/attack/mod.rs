@@ -19,6 +19,8 @@ mod heads;
 mod intake;
 mod locks;
 mod logins;
+mod pages;
+mod product;
 mod reads;
 pub mod siege;
 mod sizes;
@@ -52,4 +54,14 @@ async fn one_tenants_usage_and_calls_keep_nobody_waiting() {
 #[tokio::test]
 async fn what_others_hold_in_the_database_keeps_nobody_waiting() {
     besiege("database", &[locks::ATTACKS]).await;
+}
+
+#[tokio::test]
+async fn pages_and_their_forms_keep_nobody_waiting() {
+    besiege("pages", &[pages::ATTACKS]).await;
+}
+
+#[tokio::test]
+async fn what_the_product_calls_keeps_nobody_waiting() {
+    besiege("product", &[product::ATTACKS]).await;
 }

@@ -20,9 +20,10 @@ use super::locks::everything;
 use super::sizes::Sizes;
 use super::table::{Row, Table};
 use super::target::{Target, binary, raise_descriptors};
-use super::world::{Tenant, World, hostile_client};
+use super::world::{Others, Tenant, World, hostile_client};
 use crate::metering::gateway::{PLANS, Upstream};
 use crate::resilience::caller::Caller;
+use crate::subscriptions::world::Stripe;
 use crate::support::TestDatabase;
 
 /// How long memory has to come back, and the backlog to be worked off.
@@ -38,6 +39,8 @@ struct Siege {
     control: Tenant,
     caller: Caller,
     upstream: Upstream,
+    /// Where something is bought.
+    stripe: Option<Stripe>,
     plans: NamedTempFile,
     /// Where the attackers run.
     hostile: Option<Runtime>,
@@ -92,7 +95,12 @@ impl Siege {
         let hostile = hostile_runtime();
         let upstream = hostile.spawn(Upstream::start()).await.unwrap();
         let plans = plans_before(&upstream.url);
-        let target = Target::start(&db, plans.path(), &upstream.url);
+        let stripe = match group {
+            "product" => Some(hostile.spawn(Stripe::start()).await.unwrap()),
+            _ => None,
+        };
+        let at = stripe.as_ref().map(|stripe| stripe.sandbox.url());
+        let target = Target::start(&db, plans.path(), &upstream.url, at.as_deref());
         let control = Tenant::make(&db, "control", 1, None).await;
         let beside = Some(control.organization);
         let attacker = Tenant::make(&db, "attacker", 24, beside).await;
@@ -106,6 +114,7 @@ impl Siege {
             address: address_of(&target),
             client: hostile_client(),
             tenant: attacker,
+            others: Arc::new(Others::make(&db).await),
             sizes,
             hits: AtomicUsize::new(0),
         });
@@ -121,6 +130,7 @@ impl Siege {
             control,
             caller,
             upstream,
+            stripe,
             plans,
             hostile: Some(hostile),
             warm_up: Seen::default(),
@@ -150,6 +160,7 @@ impl Siege {
             address,
             client: self.world.client.clone(),
             tenant: self.world.tenant.clone(),
+            others: self.world.others.clone(),
             sizes: self.sizes,
             hits: AtomicUsize::new(self.world.hits.load(Ordering::Relaxed)),
         })
@@ -200,7 +211,9 @@ impl Siege {
 
     async fn attack(&mut self, attack: &Attack) {
         if let Some(before) = attack.before {
-            before(self.world.clone()).await;
+            // Where the attackers run: what it leaves running lasts as long as they do.
+            let hostile = self.hostile.as_ref().expect("it runs until the end");
+            hostile.spawn(before(self.world.clone())).await.unwrap();
         }
         self.target().forget_peak();
         self.world.hits.store(0, Ordering::Relaxed);
@@ -254,7 +267,9 @@ impl Siege {
     /// After it was killed: the other attacks are to be seen as well.
     fn start_again(&mut self) {
         self.target = None;
-        let target = Target::start(&self.db, self.plans.path(), &self.upstream.url);
+        let at = self.stripe.as_ref().map(|stripe| stripe.sandbox.url());
+        let (plans, upstream) = (self.plans.path(), &self.upstream.url);
+        let target = Target::start(&self.db, plans, upstream, at.as_deref());
         self.caller.base = target.serving.base.clone();
         self.world = self.world_at(address_of(&target));
         self.target = Some(target);

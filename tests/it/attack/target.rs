@@ -18,16 +18,24 @@ pub struct Target {
 }
 
 impl Target {
-    pub fn start(db: &TestDatabase, plans: &Path, upstream: &str) -> Self {
+    /// `stripe` is where Stripe is, if there is one.
+    pub fn start(db: &TestDatabase, plans: &Path, upstream: &str, stripe: Option<&str>) -> Self {
         let cage = Cage::make();
         let mut serve = serve_on(db);
         serve
             .env("PLANS_FILE", plans)
+            .env("EVENTS_ALLOW_LOOPBACK", "true")
+            .env("APPLICATION_URL", "https://app.example.com")
             .env("APPLICATION_WEBHOOK_URL", format!("{upstream}/alerts"))
             .env(
                 "APPLICATION_WEBHOOK_SECRET",
                 "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
             );
+        if let Some(stripe) = stripe {
+            serve
+                .env("STRIPE_SECRET_KEY", "sk_test_secret")
+                .env("STRIPE_API_BASE", stripe);
+        }
         let program = binary().unwrap_or_else(|| serve.get_program().to_owned());
         let serving = Serving::start(&mut under(&cage.entry(), &program, &serve));
         cage.close_around(serving.pid());

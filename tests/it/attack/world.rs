@@ -1,10 +1,10 @@
 //! What attackers know and have.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use reqwest::{Client, RequestBuilder};
+use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 use uuid::Uuid;
 use valuecanvas_billing::tenancy::auth::{Permission, Role};
@@ -13,7 +13,7 @@ use super::sizes::Sizes;
 use crate::metering::fairness::lane_of;
 use crate::support::TestDatabase;
 use crate::support::events::{event, sign, subscription};
-use crate::support::service::{WEBHOOKS, api_key, token};
+use crate::support::service::{WEBHOOKS, api_key, organization, service_key, token};
 
 /// An organization with a Stripe customer, its users' tokens and a key.
 #[derive(Debug, Clone)]
@@ -75,12 +75,35 @@ pub fn hostile_client() -> Client {
         .unwrap()
 }
 
+/// Who else's credentials some attackers have: the product's, and an operator's.
+pub struct Others {
+    pub service_key: String,
+    /// A token, which a browser has as a cookie.
+    pub operator: String,
+    /// An organization without a subscription.
+    pub buyer: Uuid,
+    /// An endpoint for events, once an attack has made it.
+    pub endpoint: OnceLock<String>,
+}
+
+impl Others {
+    pub async fn make(db: &TestDatabase) -> Self {
+        Self {
+            service_key: service_key(db, &Permission::OF_SERVICE).await,
+            operator: token(db, Uuid::nil(), Role::Operator).await,
+            buyer: organization(db, "Buyer").await,
+            endpoint: OnceLock::new(),
+        }
+    }
+}
+
 pub struct World {
     pub db: Arc<TestDatabase>,
     pub address: SocketAddr,
     pub client: Client,
     /// Whose credentials the attackers have.
     pub tenant: Tenant,
+    pub others: Arc<Others>,
     pub sizes: Sizes,
     /// Connections opened and requests sent.
     pub hits: AtomicUsize,
@@ -109,6 +132,10 @@ impl World {
 
     pub fn post(&self, path: &str) -> RequestBuilder {
         self.client.post(self.url(path))
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, self.url(path))
     }
 
     /// With the tenant's key.

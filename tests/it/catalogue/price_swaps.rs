@@ -159,9 +159,9 @@ async fn usage_since_a_change_that_is_heard_of_late_is_the_new_prices() {
     }
 }
 
-/// Stripe shows ten items of a subscription.
-#[tokio::test]
-async fn a_price_that_changes_in_a_cut_list_is_charged() {
+/// A customer who has used more than the plan includes, and has more items than the ten that
+/// Stripe shows of a subscription.
+async fn with_many_items() -> (Shop, String) {
     let mut shop = Shop::open(&[]).await;
     let customer = shop.subscriber("standard").await;
     let stripe = &shop.world.stripe;
@@ -178,7 +178,35 @@ async fn a_price_that_changes_in_a_cut_list_is_charged() {
     assert_eq!(shop.world.service.db.value(whole).await, "true");
     shop.uses("agent_executions", "50000").await;
     shop.report().await;
+    // Usage of the second in which items change may belong to either.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
+    (shop, customer)
+}
+
+/// It is gone from a list that does not show what it does not show, and the whole list comes
+/// once the plan has changed.
+#[tokio::test]
+async fn an_item_that_is_replaced_in_a_cut_list_is_charged_at_the_price_that_it_had() {
+    for tier in ["standard", "enterprise"] {
+        let (mut shop, customer) = with_many_items().await;
+        change_in_stripe(&shop, &customer, tier).await;
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        assert_eq!(shop.caught_up().await, (0, 0), "{tier}");
+        assert_eq!(shop.world.plan().await.0, tier);
+        assert_eq!(charged(&shop, &customer).await, [OVER], "{tier}");
+        // However often it is heard of.
+        for event in shop.world.stripe.list("/v1/events", &[]).await {
+            let path = format!("/_sandbox/events/{}/resend", event["id"].as_str().unwrap());
+            shop.world.stripe.post(&path, &[]).await;
+        }
+        shop.caught_up().await;
+        assert_eq!(charged(&shop, &customer).await, [OVER], "{tier}");
+    }
+}
+
+#[tokio::test]
+async fn a_price_that_changes_in_a_cut_list_is_charged() {
+    let (mut shop, customer) = with_many_items().await;
     let prices = shop.world.stripe.list("/v1/prices", &[("active", "true")]);
     let other = prices.await.into_iter().find(|price| {
         let key = price["lookup_key"].as_str();

@@ -47,11 +47,17 @@ impl Asked {
 
 impl Site {
     async fn open() -> Self {
+        Self::behind(0).await
+    }
+
+    /// Behind as many proxies.
+    async fn behind(trusted_proxies: u32) -> Self {
         let keys = tokio::task::spawn_blocking(|| keys(&["ES256", "RS256"]));
         let keys = keys.await.unwrap();
         let provider = Provider::start(&[&keys[0]]).await;
         let options = Options {
             workers: 0,
+            trusted_proxies,
             surface: provider.surface(),
             ..Options::default()
         };
@@ -409,4 +415,28 @@ async fn passwords_are_taken_beside_it_only_where_that_is_said() {
     // The strict replica does not take that session.
     browser.service = &desk.service;
     assert_eq!(browser.get("/console").await.status, 303);
+}
+
+/// Anybody can begin, and lead a browser back with a code that nobody gave out.
+#[tokio::test]
+async fn codes_that_are_made_up_are_asked_about_so_often_and_no_more() {
+    let site = Site::behind(1).await;
+    let begun = site.service.get(BEGIN).send().await.unwrap();
+    let cookie = begun.headers()["set-cookie"].to_str().unwrap().to_owned();
+    let location = begun.headers()["location"].to_str().unwrap();
+    let address = Url::parse(location).unwrap();
+    let state = address.query_pairs().find(|(name, _)| name == "state");
+    let back = format!("{CALLBACK}?code=made-up&state={}", state.unwrap().1);
+    let kept = cookie.split(';').next().unwrap();
+    let leads_back = async |from: String| {
+        let request = site.service.get(&back).header("cookie", kept);
+        let answer = request.header("x-forwarded-for", from).send().await;
+        answer.unwrap().status().as_u16()
+    };
+    for n in 0..60 {
+        // Its owner has all addresses of the network.
+        assert_ne!(leads_back(format!("2001:db8::{n:x}")).await, 429, "{n}");
+    }
+    assert_eq!(leads_back("2001:db8::ffff".to_owned()).await, 429);
+    assert_ne!(leads_back("192.0.2.1".to_owned()).await, 429);
 }

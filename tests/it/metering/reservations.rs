@@ -1,9 +1,13 @@
 //! Uses that the product holds, and says afterwards what was used.
 
+use std::sync::Arc;
+
 use futures_util::future::join_all;
 use reqwest::Method;
+use rust_decimal::Decimal;
 use serde_json::{Value, json};
-use valuecanvas_billing::catalogue::OverLimit;
+use valuecanvas_billing::catalogue::{Catalogue, OverLimit};
+use valuecanvas_billing::metering::ledger::{self, LedgerError, NewHold, UsageRejection};
 
 use super::tenant::{Answer, EVENTS, Tenant};
 use crate::support::TestService;
@@ -352,4 +356,82 @@ async fn what_is_confirmed_after_its_period_was_invoiced_counts_in_the_next() {
     assert_eq!(service.db.count(open).await, 1);
     let closed = "usage_totals WHERE closed_at IS NOT NULL AND total = 0 AND reserved = 0";
     assert_eq!(service.db.count(closed).await, 1);
+}
+
+/// Each is a row, whatever the quota: an organization that settles none would fill the disk.
+#[tokio::test]
+async fn an_organization_holds_so_many_at_once_and_no_more() {
+    let service = TestService::start().await;
+    let tenant = Tenant::limited(&service, "unlimited").await;
+    let other = Tenant::limited(&service, "unlimited").await;
+    for id in ["first", "second"] {
+        assert_eq!(tenant.hold(&service, id, 1).await.status, 201);
+    }
+    service
+        .db
+        .execute(
+            "INSERT INTO usage_reservations (organization_id, id, name, metric, period_start,
+                                             quantity, held, reserved_at, expires_at)
+             SELECT organization_id, gen_random_uuid(), 'n' || n, metric, period_start, 1, 1,
+                    now(), now() + interval '1 hour'
+               FROM usage_reservations, generate_series(1, 9998) n WHERE name = 'second'",
+        )
+        .await;
+    let beyond = tenant.hold(&service, "beyond", 1).await;
+    assert_eq!(beyond.problem(), (429, "too_many_reservations"));
+    assert_eq!(beyond.header("retry-after"), "2");
+    // One that there is is answered all the same, and what is settled makes room.
+    assert_eq!(tenant.hold(&service, "first", 1).await.status, 201);
+    assert_eq!(tenant.release(&service, "second").await.status, 204);
+    let racing = (0..8).map(|n| {
+        let (tenant, service) = (&tenant, &service);
+        async move { tenant.hold(service, &format!("one-of-{n}"), 1).await.status }
+    });
+    let statuses = join_all(racing).await;
+    let held = statuses.iter().filter(|status| **status == 201).count();
+    assert_eq!(held, 1, "{statuses:?}");
+    let open = format!(
+        "usage_reservations WHERE settled_at IS NULL AND organization_id = '{}'",
+        tenant.organization
+    );
+    assert_eq!(service.db.count(&open).await, 10_000);
+    // Neither another metric nor another organization.
+    let tokens = json!({"metric": "llm_tokens", "quantity": 1, "id": "tokens"});
+    let tokens = tenant.post(&service, RESERVATIONS, &tokens).await;
+    assert_eq!(tokens.status, 201);
+    assert_eq!(other.hold(&service, "other", 1).await.status, 201);
+}
+
+/// Somebody removed it after it was read, and before its account was locked.
+#[tokio::test]
+async fn a_hold_whose_row_is_gone_is_not_found() {
+    let service = TestService::start().await;
+    let tenant = Tenant::limited(&service, "10").await;
+    let rules = ledger::Rules {
+        catalogue: Arc::new(Catalogue::load(None).unwrap()),
+        grace_hours: 24,
+    };
+    let options = service.db.options("billing_service");
+    let (ledger, writers, answers) = ledger::new(options, rules, 1);
+    tokio::spawn(writers.run());
+    tokio::spawn(answers);
+    let organization = tenant.organization;
+    let new = NewHold {
+        name: "gone".to_owned(),
+        metric: "api_calls".to_owned(),
+        quantity: Decimal::ONE,
+        ttl_secs: 60,
+    };
+    let (_, hold) = ledger.hold(organization, new).await.unwrap();
+    let hold = hold.unwrap();
+    service.db.execute("DELETE FROM usage_reservations").await;
+    let gone = LedgerError::Rejected(UsageRejection::HoldGone);
+    let confirmed = ledger.confirm_hold(organization, hold.clone(), Decimal::ONE);
+    assert_eq!(confirmed.await.unwrap_err(), gone);
+    assert_eq!(
+        ledger.release_hold(organization, hold).await.unwrap_err(),
+        gone
+    );
+    let confirmed = tenant.confirm(&service, "gone", 1).await;
+    assert_eq!(confirmed.problem(), (404, "reservation_not_found"));
 }

@@ -1,6 +1,8 @@
 //! Events of an organization come to an endpoint in order, and nobody waits for others.
 
 use serde_json::{Value, json};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 
 use super::receiver::{
     Receiver, Reply, change, endpoint, events, let_retries_be_due, service, until_count,
@@ -186,4 +188,38 @@ async fn an_endpoint_that_is_disabled_amid_a_turn_gets_nothing_more() {
     let ran = events(&service.db, &["endpoints", "enable", &id]).await;
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     receiver.count(2).await;
+}
+
+/// Events are recovered by time, a page after the other. A publisher that waited for another
+/// began before it, and writes what follows.
+#[tokio::test]
+async fn the_times_of_an_organizations_events_are_in_their_order() {
+    let service = service().await;
+    let organization = service.organization("Acme").await;
+    until_count(&service, "outbound_changes", 0).await;
+    let receiver = Receiver::start(Reply::Status(200)).await;
+    endpoint(&service.db, &receiver, &[]).await;
+    let options = service.db.options("postgres");
+    let mut other = PgConnection::connect_with(&options).await.unwrap();
+    let stream = format!("INSERT INTO outbound_streams VALUES ('{organization}', 1)");
+    other.execute("BEGIN").await.unwrap();
+    other.execute(AssertSqlSafe(stream)).await.unwrap();
+    change(&service, organization, 1).await;
+    let waits = "pg_stat_activity WHERE wait_event_type = 'Lock'
+                    AND datname = current_database() AND query LIKE '%INTO outbound_streams%'";
+    until_count(&service, waits, 1).await;
+    let event = format!(
+        "INSERT INTO outbound_events (organization_id, sequence, id, event_type, body, created_at)
+         VALUES ('{organization}', 1, gen_random_uuid(), 'plan.changed', '{{}}',
+                 clock_timestamp())"
+    );
+    other.execute(AssertSqlSafe(event)).await.unwrap();
+    other.execute("COMMIT").await.unwrap();
+    receiver.count(1).await;
+    let written = "outbound_events WHERE sequence > 1";
+    assert!(service.db.count(written).await > 0);
+    let out_of_order = "outbound_events one JOIN outbound_events next
+                          ON next.organization_id = one.organization_id
+                         AND next.sequence > one.sequence AND next.created_at < one.created_at";
+    assert_eq!(service.db.count(out_of_order).await, 0);
 }

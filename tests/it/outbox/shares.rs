@@ -34,6 +34,24 @@ async fn endpoints_that_hang_delay_no_other() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_stumbles_over_some_organizations_keeps_its_calls() {
+    let service = service().await;
+    let stumbles = Receiver::start(Reply::Hang).await;
+    endpoint(&service.db, &stumbles, &[]).await;
+    stumbles.then(&[Reply::Status(500)]);
+    service.organization("Refused").await;
+    let failing = "outbound_endpoints WHERE failing_since IS NOT NULL";
+    until_count(&service, failing, 1).await;
+    for name in ["One", "Two", "Three"] {
+        service.organization(name).await;
+    }
+    // At the same time: each of their calls hangs.
+    let under_way = "(SELECT FROM outbound_lanes WHERE lease_id IS NOT NULL
+                      HAVING count(*) >= 3) three";
+    until_count(&service, under_way, 1).await;
+}
+
+#[tokio::test]
 async fn an_endpoint_hears_nothing_of_what_was_before_it() {
     let service = service().await;
     let tenant = Tenant::of(&service, "Early").await;

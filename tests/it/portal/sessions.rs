@@ -2,6 +2,8 @@
 
 use reqwest::Method;
 use serde_json::json;
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection as _, Executor as _};
 use uuid::Uuid;
 use valuecanvas_billing::app::api;
 use valuecanvas_billing::config::{PortalConfig, SurfaceConfig};
@@ -61,6 +63,39 @@ async fn one_code_opened_by_many_at_once_is_one_session() {
     statuses.sort_unstable();
     assert_eq!(statuses[0], 303);
     assert!(statuses[1..].iter().all(|one| *one == 410), "{statuses:?}");
+}
+
+/// Anybody can try one: they share a connection of those that look credentials up.
+#[tokio::test]
+async fn codes_that_are_none_take_nobodys_connections() {
+    let service = TestService::intake_only().await;
+    let options = service.db.options("postgres");
+    let mut holder = PgConnection::connect_with(&options).await.unwrap();
+    holder
+        .execute("BEGIN; LOCK TABLE portal_sessions IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    let tries = (0..24).map(|_| {
+        let (one, other) = (Uuid::new_v4().simple(), Uuid::new_v4().simple());
+        let path = format!("/portal/enter?code=vcl_{one}{other}");
+        let request = service.get(&path);
+        tokio::spawn(async move { request.send().await.unwrap().status().as_u16() })
+    });
+    let tries = Vec::from_iter(tries);
+    let waiting = "pg_stat_activity WHERE datname = current_database()
+                      AND wait_event_type = 'Lock' AND query LIKE '%portal_sessions%'";
+    while service.db.count(waiting).await == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let mut most = 0;
+    for _ in 0..50 {
+        most = most.max(service.db.count(waiting).await);
+    }
+    assert!(most <= 2, "{most} wait");
+    holder.execute("ROLLBACK").await.unwrap();
+    for tried in tries {
+        assert_eq!(tried.await.unwrap(), 404);
+    }
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ mod organizations;
 mod parameters;
 mod payment_methods;
 mod service_keys;
+mod shares;
 mod state;
 mod webhooks;
 mod webhooks_under_failure;

@@ -44,6 +44,8 @@ pub struct Options {
     pub plans_file: Option<PathBuf>,
     pub usage: UsageConfig,
     pub outbound: OutboundConfig,
+    /// Proxies whose word on addresses is taken.
+    pub trusted_proxies: u32,
 }
 
 impl Default for Options {
@@ -58,6 +60,7 @@ impl Default for Options {
             plans_file: None,
             usage: UsageConfig::default(),
             outbound: OutboundConfig::default(),
+            trusted_proxies: 0,
         }
     }
 }
@@ -108,7 +111,7 @@ impl TestService {
             metrics_addr: None,
             worker_concurrency: options.workers,
             tolerance_secs: 300,
-            trusted_proxies: 0,
+            trusted_proxies: options.trusted_proxies,
             usage: options.usage,
             outbound: options.outbound,
             retention: Default::default(),

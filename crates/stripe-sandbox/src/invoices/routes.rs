@@ -367,6 +367,11 @@ fn pay(call: &mut Call<'_>) -> Result<Value, ApiError> {
 fn void(call: &mut Call<'_>) -> Result<Value, ApiError> {
     call.no_params()?;
     let (id, now) = target(call)?;
+    if intents::is_processing(call.state, &id) {
+        return Err(ApiError::invalid(
+            "You cannot void this invoice while its payment is processing.",
+        ));
+    }
     finalize::void(call.state, &id, now)?;
     call.render(&id)
 }

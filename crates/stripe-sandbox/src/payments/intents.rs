@@ -192,6 +192,14 @@ pub fn cancel_for_invoice(state: &mut State, invoice_id: &str, now_secs: i64) {
     state.emit("payment_intent.canceled", &id, now_secs);
 }
 
+/// Whether a bank has the payment of an invoice, and has not answered.
+pub fn is_processing(state: &State, invoice_id: &str) -> bool {
+    let invoice = state.invoices.get(invoice_id);
+    let intent = invoice.and_then(|invoice| invoice.payment_intent.as_deref());
+    let intent = intent.and_then(|id| state.payment_intents.get(id));
+    intent.is_some_and(|intent| intent.status == Status::Processing)
+}
+
 fn find<'a>(state: &'a State, id: &str) -> Result<&'a PaymentIntent, ApiError> {
     state
         .payment_intents
@@ -275,20 +283,28 @@ fn confirm(call: &mut Call<'_>) -> Result<Value, ApiError> {
     }
 }
 
-/// The cardholder answers the bank: confirms, or with `outcome=fail` does not.
+/// The cardholder answers the bank: confirms, or with `outcome=fail` does not. With
+/// `outcome=process` the bank takes its time, and answers with the next call.
 fn authenticate(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut params = call.take_params();
-    let fails = params.choice("outcome", &["succeed", "fail"])? == Some("fail");
+    let outcome = params.choice("outcome", &["succeed", "fail", "process"])?;
     params.finish()?;
     let id = call.id();
     let intent = find(call.state, &id)?.clone();
-    let (Status::RequiresAction, Some(method)) = (intent.status, &intent.payment_method) else {
+    let (Status::RequiresAction | Status::Processing, Some(method)) =
+        (intent.status, &intent.payment_method)
+    else {
         return Err(ApiError::invalid(
             "This PaymentIntent is not waiting for authentication.",
         ));
     };
     let now = call.state.now_for(&intent.customer);
-    if fails {
+    if outcome == Some("process") {
+        if let Some(intent) = call.state.payment_intents.get_mut(&id) {
+            intent.status = Status::Processing;
+        }
+        call.state.emit("payment_intent.processing", &id, now);
+    } else if outcome == Some("fail") {
         collect::fail_authentication(call.state, &intent.invoice, method, now)?;
     } else {
         collect::take_payment(call.state, &intent.invoice, method, now)?;

@@ -103,6 +103,7 @@ pub async fn over_so_far(
             flexible: false,
             ours: None,
             same_period: true,
+            is_late: false,
         },
     });
     Ok(over.collect())

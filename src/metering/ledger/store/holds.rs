@@ -82,6 +82,38 @@ pub async fn holds(
     holds.collect()
 }
 
+/// How many reservations of the product's are open in each account, up to `most`. They are
+/// under the lock of their accounts.
+pub async fn open<'a>(
+    conn: &mut PgConnection,
+    accounts: &[(Uuid, &'a str)],
+    most: u32,
+) -> Result<HashMap<(Uuid, &'a str), u32>, sqlx::Error> {
+    let (organizations, metrics): (Vec<Uuid>, Vec<&str>) = accounts.iter().copied().unzip();
+    let rows = sqlx::query!(
+        r#"SELECT k.n AS "n!", open.count AS "count!"
+             FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS k(organization_id, metric, n)
+            CROSS JOIN LATERAL (
+              SELECT count(*)::int AS count FROM (
+                SELECT FROM usage_reservations r
+                 WHERE r.organization_id = k.organization_id AND r.metric = k.metric
+                   AND r.settled_at IS NULL AND r.name IS NOT NULL
+                 LIMIT $3) one) open"#,
+        &organizations,
+        &metrics as &[&str],
+        i64::from(most)
+    )
+    .fetch_all(conn)
+    .await?;
+    let counts = rows.into_iter().map(|row| {
+        let account = accounts.get(super::position(row.n)?).copied();
+        let account = account.ok_or_else(|| unreadable("an account was counted twice"))?;
+        let count = u32::try_from(row.count).map_err(|_| unreadable("a count is below zero"))?;
+        Ok((account, count))
+    });
+    counts.collect()
+}
+
 /// A use that may be taken back, or was.
 #[derive(Debug, Clone)]
 pub struct Taken {

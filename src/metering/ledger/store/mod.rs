@@ -21,7 +21,7 @@ use super::Reservation;
 
 pub use accounts::{read, read_featured};
 pub use closed_periods::{bill_by, count_late, create_totals, mark_late, rows_of, split};
-pub use holds::{Holds, Taken, holds, metrics_of, takeable};
+pub use holds::{Holds, Taken, holds, metrics_of, open, takeable};
 pub use pending::{due_accounts, forgotten, settle_forgotten};
 pub use periods::{FREE, Renewed, TotalKey, TotalPeriod, keep_prices, move_usage, rows, set_end};
 pub use rehearsal::rehearse;

@@ -1,20 +1,53 @@
 //! Decides about holds: what is held, and how each is settled once.
 
+use std::collections::HashMap;
+
 use rust_decimal::Decimal;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Group, Mode};
+use crate::limits;
 use crate::metering::ledger::holds::{Hold, HoldOutcome, NewHold, Settled, Settling, Wish};
 use crate::metering::ledger::queue::QueuedRequest;
-use crate::metering::ledger::requests::{hold_ids, named_events, taken_back};
-use crate::metering::ledger::store;
+use crate::metering::ledger::requests::{held_accounts, hold_ids, named_events, taken_back};
+use crate::metering::ledger::store::{self, Holds};
 use crate::metering::ledger::{NewEvent, QuotaDecision, Reply, UsageRejection};
+
+/// The holds that a group is about, as they are under the lock of their accounts.
+#[derive(Default)]
+pub(super) struct HeldNow<'a> {
+    /// Those that were read, and those that this group made or settled.
+    known: Holds,
+    /// Whether all of them were read that there are.
+    is_read: bool,
+    /// How many are open in each account in which something is to be held.
+    open: HashMap<(Uuid, &'a str), u32>,
+}
+
+impl<'a> HeldNow<'a> {
+    fn is_full(&self, account: (Uuid, &'a str)) -> bool {
+        let open = self.open.get(&account).copied().unwrap_or_default();
+        open >= limits::HOLDS
+    }
+
+    fn made(&mut self, organization_id: Uuid, metric: &'a str, hold: Hold) {
+        *self.open.entry((organization_id, metric)).or_default() += 1;
+        self.known.insert((organization_id, hold.id), hold);
+    }
+
+    fn settled(&mut self, organization_id: Uuid, metric: &'a str, hold: Hold) {
+        if let Some(open) = self.open.get_mut(&(organization_id, metric)) {
+            *open = open.saturating_sub(1);
+        }
+        self.known.insert((organization_id, hold.id), hold);
+    }
+}
 
 impl<'a> Group<'a> {
     pub(super) fn hold(&mut self, organization_id: Uuid, id: Uuid, new: &'a NewHold) -> Reply {
         let now = self.account(organization_id, &new.metric).now;
-        if let Some(stored) = self.holds.get(&(organization_id, id)) {
+        if let Some(stored) = self.holds.known.get(&(organization_id, id)) {
             let ttl = jiff::SignedDuration::from_secs(i64::from(new.ttl_secs));
             let same = stored.metric == new.metric
                 && stored.quantity == new.quantity
@@ -27,6 +60,11 @@ impl<'a> Group<'a> {
             let stored = Some(stored.clone());
             let again = self.account(organization_id, &new.metric).again();
             return again.map_or_else(Reply::Rejected, |decided| Reply::Held(decided, stored));
+        }
+        if self.holds.is_full((organization_id, &new.metric)) {
+            // The very same may be one of them.
+            self.denied_an_id = true;
+            return Reply::Rejected(UsageRejection::TooManyHolds);
         }
         let decided = match self
             .account(organization_id, &new.metric)
@@ -55,7 +93,7 @@ impl<'a> Group<'a> {
             settled: None,
         };
         self.writes.hold(organization_id, &hold);
-        self.holds.insert((organization_id, id), hold.clone());
+        self.holds.made(organization_id, &new.metric, hold.clone());
         Reply::Held(decided, Some(hold))
     }
 
@@ -72,8 +110,13 @@ impl<'a> Group<'a> {
             self.known = store::known(conn, &named).await?;
             let (organizations, ids) = hold_ids(requests);
             if !ids.is_empty() {
-                self.holds = store::holds(conn, &organizations, &ids).await?;
+                self.holds.known = store::holds(conn, &organizations, &ids).await?;
             }
+            self.holds.is_read = true;
+        }
+        let accounts = Vec::from_iter(held_accounts(requests));
+        if !accounts.is_empty() {
+            self.holds.open = store::open(conn, &accounts, limits::HOLDS).await?;
         }
         let (organizations, ids) = taken_back(requests);
         if !ids.is_empty() {
@@ -85,7 +128,12 @@ impl<'a> Group<'a> {
     pub(super) fn settle_hold(&mut self, organization_id: Uuid, settling: &'a Settling) -> Reply {
         let key = (organization_id, settling.hold.id);
         // As it was read under the lock or settled in this group, if it was.
-        let mut hold = self.holds.get(&key).unwrap_or(&settling.hold).clone();
+        let mut hold = match self.holds.known.get(&key) {
+            Some(hold) => hold.clone(),
+            // Somebody removed it since: no attempt would find it to settle it.
+            None if self.holds.is_read => return Reply::Rejected(UsageRejection::HoldGone),
+            None => settling.hold.clone(),
+        };
         if hold.settled.is_some() {
             return Reply::HoldSettled(Box::new(hold), None);
         }
@@ -110,7 +158,8 @@ impl<'a> Group<'a> {
         self.writes
             .settled_hold(organization_id, &hold, &settled, now);
         hold.settled = Some(settled);
-        self.holds.insert(key, hold.clone());
+        self.holds
+            .settled(organization_id, &settling.hold.metric, hold.clone());
         Reply::HoldSettled(Box::new(hold), decided)
     }
 

@@ -2,6 +2,7 @@
 //! PKCE. What the provider says is believed once its signature, issuer, audience, nonce and time
 //! are checked; its groups give the role, at each sign-in anew.
 
+mod admission;
 mod claims;
 mod discovery;
 
@@ -29,6 +30,7 @@ use crate::config::OidcConfig;
 use crate::db::WorkerTx;
 use crate::server::signing::SharedSigningKey;
 use crate::telemetry::metrics::operators;
+use admission::Admission;
 use claims::Identity;
 use discovery::{Discovery, Provider, answer};
 
@@ -50,6 +52,8 @@ pub enum Failure {
     Refused(String),
     #[error("the sign-in was begun elsewhere, or too long ago")]
     BeginAgain,
+    #[error("too many sign-ins at once, or from one address")]
+    Busy,
     #[error("none of the groups is an operator's")]
     NoRole,
     #[error("the operator is disabled here")]
@@ -95,6 +99,7 @@ pub struct SingleSignOn(Arc<Inner>);
 struct Inner {
     config: OidcConfig,
     discovery: Discovery,
+    admission: Admission,
     /// Where this service is reached from outside.
     callback: String,
     pool: PgPool,
@@ -111,6 +116,7 @@ impl SingleSignOn {
         issued::install();
         Ok(Self(Arc::new(Inner {
             discovery: Discovery::new(&config)?,
+            admission: Admission::default(),
             callback: format!("{public_url}{CALLBACK}"),
             sealing: SharedSigningKey::new(pool.clone(), "operators' sign-in"),
             config,
@@ -201,6 +207,8 @@ impl SingleSignOn {
             .code
             .filter(|code| !code.is_empty() && code.len() <= 4_096);
         let code = code.ok_or_else(|| Failure::lies("the answer has no code"))?;
+        // Anybody can begin, and make a code up.
+        let _admitted = self.0.admission.admit(client)?;
         let provider = self.0.discovery.provider(&self.0.config).await?;
         let tokens = self.tokens(&provider, &code, &flow.verifier).await?;
         let identity = self.identity(&provider, &tokens, &flow.nonce).await?;
@@ -369,9 +377,11 @@ fn failed(failure: &Failure) {
             tracing::warn!(error = %failure, "Operators cannot sign in by their identity provider");
             "unavailable"
         }
-        Failure::Refused(_) | Failure::BeginAgain | Failure::NoRole | Failure::Disabled => {
-            "refused"
-        }
+        Failure::Refused(_)
+        | Failure::BeginAgain
+        | Failure::Busy
+        | Failure::NoRole
+        | Failure::Disabled => "refused",
     };
     operators::oidc_sign_in(outcome);
 }

@@ -1,5 +1,7 @@
 //! SQL for sessions of the customer pages. It runs as billing_worker.
 
+use std::collections::HashMap;
+
 use jiff_sqlx::ToSqlx as _;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -77,6 +79,14 @@ pub async fn sessions(
     Ok(found.collect())
 }
 
+/// What has become of a code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodeState {
+    Waits,
+    Used,
+    Expired,
+}
+
 /// A code that was used now, and what it stands for.
 pub struct Opened {
     pub organization_id: Uuid,
@@ -107,14 +117,29 @@ pub async fn open(
     .await
 }
 
-/// Whether a code was used before; `None` if it is not known.
-pub async fn was_used(conn: &mut PgConnection, code: &Hash) -> Result<Option<bool>, sqlx::Error> {
-    sqlx::query_scalar!(
-        r#"SELECT opened_at IS NOT NULL AS "used!" FROM portal_sessions WHERE code_hash = $1"#,
-        code
+/// What has become of codes that were given out.
+pub async fn codes(
+    conn: &mut PgConnection,
+    codes: &[Hash],
+) -> Result<HashMap<Hash, CodeState>, sqlx::Error> {
+    let codes: Vec<&[u8]> = codes.iter().map(|hash| hash.as_slice()).collect();
+    let rows = sqlx::query!(
+        r#"SELECT code_hash AS "code_hash!", opened_at IS NOT NULL AS "used!",
+                  ended_at IS NULL AND code_expires_at > now() AND expires_at > now() AS "waits!"
+             FROM portal_sessions WHERE code_hash = ANY($1)"#,
+        &codes as &[&[u8]]
     )
-    .fetch_optional(conn)
-    .await
+    .fetch_all(conn)
+    .await?;
+    let found = rows.into_iter().filter_map(|row| {
+        let state = match (row.used, row.waits) {
+            (true, _) => CodeState::Used,
+            (false, true) => CodeState::Waits,
+            (false, false) => CodeState::Expired,
+        };
+        Some((Hash::try_from(row.code_hash.as_slice()).ok()?, state))
+    });
+    Ok(found.collect())
 }
 
 pub async fn end(conn: &mut PgConnection, token: &Hash) -> Result<(), sqlx::Error> {

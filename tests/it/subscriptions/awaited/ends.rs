@@ -106,3 +106,34 @@ async fn a_subscription_that_is_canceled_leaves_nothing_to_pay() {
     assert_eq!(world.plan().await.0, "free");
     assert_eq!(world.charged(&customer).await, [9_900]);
 }
+
+#[tokio::test]
+async fn what_the_bank_has_is_called_off_by_nobody() {
+    for outcome in ["succeed", "fail"] {
+        let (world, _, customer) = World::asking(START).await;
+        let asked = required(world.change("enterprise").await);
+        world.settle().await;
+        world.authenticate(&asked, "process").await;
+        for refused in [world.call_off().await, world.cancel(true).await] {
+            assert_eq!(refused.problem(), (409, "payment_processing"));
+        }
+        let current = world.current().await;
+        assert_eq!(current["pendingChange"], asked["pendingChange"]);
+        assert_eq!(world.charged(&customer).await, [9_900]);
+        // The bank decides.
+        let secret = text(&asked["nextAction"], "clientSecret");
+        let (intent, _) = secret.split_once("_secret_").unwrap();
+        let path = format!("/_sandbox/payment_intents/{intent}/authenticate");
+        world.stripe.post(&path, &[("outcome", outcome)]).await;
+        world.mirrored().await;
+        if outcome == "fail" {
+            world.call_off().await.ok();
+        }
+        let (plan, invoices) = match outcome {
+            "succeed" => ("enterprise", 2),
+            _ => ("standard", 1),
+        };
+        assert_eq!(world.current().await["planTier"], plan);
+        assert_eq!(world.charged(&customer).await.len(), invoices);
+    }
+}
