@@ -169,6 +169,9 @@ pub const STATES: OfOrganization = OfOrganization {
 /// Requests that wait for a change of a state, in all: a quarter of the connections, so
 /// that others, Stripe's among them, have the rest.
 pub const STATES_WAITING: usize = CONNECTIONS / 4;
+/// Once half of them are taken, of one organization: so two that take all they may leave
+/// places for six others that do.
+pub const STATES_WAITING_OF_ORGANIZATION: usize = STATES_WAITING / 12;
 /// How long a request waits for earlier ones of its organization.
 pub const WAIT_OF_ORGANIZATION: Duration = Duration::from_secs(2);
 
