@@ -144,6 +144,10 @@ pub const PREVIEWS: OfOrganization = OfOrganization {
     units: 16,
     waiting: 128,
 };
+/// Changes and previews of an organization in a minute: Stripe takes 25 to 100 calls a second
+/// of the whole account, of which no organization may take most, and each change is entered
+/// in the audit log, which is kept for ever. A person makes a few.
+pub const ASKED_OF_STRIPE_PER_MINUTE: u32 = 600;
 /// Changes call Stripe, one at a time for each organization.
 pub const CHANGES: OfOrganization = OfOrganization {
     units: 2,

@@ -1,5 +1,5 @@
-//! How many requests a credential may send: a bucket for each, in this
-//! process, which empties by the request and fills with time. A batch of usage
+//! How many requests a credential may send, and how many of an organization Stripe is asked
+//! for: a bucket for each, in this process, which empties by the request and fills with time. A batch of usage
 //! events takes as many as it has events, or started kibibytes. Said in the
 //! fields of the IETF's draft-ietf-httpapi-ratelimit-headers: `RateLimit-Policy`
 //! and `RateLimit`.
@@ -19,9 +19,10 @@ use governor::{Quota, RateLimiter};
 use uuid::Uuid;
 
 use crate::config::Rates;
+use crate::limits;
 use crate::server::caller::{Caller, SERVICE_KEY};
 use crate::server::problem::Problem;
-use crate::server::routes::RateClass;
+use crate::server::routes::{RateClass, Route, Share};
 
 pub const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 pub const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -37,6 +38,8 @@ const EVENT_BYTES: usize = 1024;
 pub struct Limits {
     api: Option<Arc<Buckets>>,
     usage: Option<Arc<Buckets>>,
+    /// What Stripe is asked for, by organization.
+    stripe: Option<Arc<Buckets>>,
 }
 
 impl Limits {
@@ -52,6 +55,7 @@ impl Limits {
         Self {
             api: buckets("api", rates.api_per_minute),
             usage: buckets("usage", rates.usage_per_minute),
+            stripe: buckets("stripe", limits::ASKED_OF_STRIPE_PER_MINUTE),
         }
     }
 }
@@ -89,6 +93,26 @@ impl Limits {
     }
 }
 
+impl Limits {
+    /// Takes one of what Stripe may be asked for an organization, whoever asks, or refuses it.
+    pub fn take_of_stripe(&self, route: &Route, caller: &Caller) -> Result<(), Box<Response>> {
+        let organization = Some(caller.organization_id).filter(|id| !id.is_nil());
+        let asks = matches!(route.share, Share::Changes | Share::Previews);
+        let (Some(buckets), Some(id)) = (&self.stripe, organization.filter(|_| asks)) else {
+            return Ok(());
+        };
+        let standing = buckets.take(Credential {
+            kind: "organization",
+            id: Some(id),
+            organization: None,
+        });
+        match standing.retry_after_secs {
+            None => Ok(()),
+            Some(_) => Err(Box::new(refused(buckets, standing))),
+        }
+    }
+}
+
 /// What was taken for a request; None: there is no limit.
 pub struct Taken(Option<(Arc<Buckets>, Standing, Option<Meter>)>);
 
@@ -113,7 +137,8 @@ fn too_many(standing: Standing) -> Problem {
     Problem::new(
         StatusCode::TOO_MANY_REQUESTS,
         "rate_limited",
-        "Too many requests or usage events from this credential; retry later and send fewer.",
+        "Too many requests or usage events from this credential, or changes and previews of this \
+         organization; retry later and send fewer.",
     )
     .retry_after(standing.retry_after_secs.unwrap_or(1))
 }

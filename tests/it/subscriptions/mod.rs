@@ -1,6 +1,6 @@
 //! Subscriptions: previews and changes, with the stand-in for Stripe.
 
-mod awaited;
+pub mod awaited;
 mod cards;
 mod changes;
 mod checkouts;
