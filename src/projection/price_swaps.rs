@@ -143,15 +143,14 @@ fn metered_items<'a>(
 struct HeldItems<'a>(Vec<&'a HeldItem>);
 
 /// The metered items of a subscription as it is stored, by metric.
-fn held_items<'a>(
-    catalogue: &Catalogue,
-    held: &'a [HeldItem],
-) -> BTreeMap<String, HeldItems<'a>> {
+fn held_items<'a>(catalogue: &Catalogue, held: &'a [HeldItem]) -> BTreeMap<String, HeldItems<'a>> {
     let mut before = BTreeMap::<String, HeldItems<'a>>::new();
     for item in held {
         let used = || catalogue.price_use(item.lookup_key.as_deref(), Some(&item.price_id));
         if let Some(metric) = item.metric.clone().or_else(|| used()?.metric) {
-            let of_metric = before.entry(metric).or_insert_with(|| HeldItems(Vec::new()));
+            let of_metric = before
+                .entry(metric)
+                .or_insert_with(|| HeldItems(Vec::new()));
             of_metric.0.push(item);
         }
     }

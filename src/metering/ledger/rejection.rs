@@ -27,7 +27,8 @@ pub enum UsageRejection {
     HoldIdReused,
     #[error(
         "as many reservations of this metric are open as an organization may hold at once ({}); \
-         confirm or release some, or hold for less long", limits::HOLDS
+         confirm or release some, or hold for less long",
+        limits::HOLDS
     )]
     TooManyHolds,
     #[error("there is no reservation with this id; report what was used as a usage event")]

@@ -312,8 +312,7 @@ impl From<UsageRejection> for Problem {
             UsageRejection::FeatureNotIncluded => StatusCode::FORBIDDEN,
             UsageRejection::HoldGone => StatusCode::NOT_FOUND,
             UsageRejection::TooManyHolds => {
-                let problem =
-                    Self::new(StatusCode::TOO_MANY_REQUESTS, code, rejection.to_string());
+                let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, code, rejection.to_string());
                 return problem.retry_after(limits::RETRY_AFTER_SECS);
             }
             UsageRejection::NoQuota | UsageRejection::NoPeriod => {

@@ -135,7 +135,11 @@ pub async fn open(
         // Another was faster, or the key that asked for it was revoked.
         drop(tx);
         let used = codes.find(code).await? == Some(CodeState::Used);
-        return Ok(Err(if used { Unopened::Used } else { Unopened::Expired }));
+        return Ok(Err(if used {
+            Unopened::Used
+        } else {
+            Unopened::Expired
+        }));
     };
     // Its key may have expired: nothing is opened that has ended already.
     let valid = store::sessions(tx.conn(), &[token::hash(&session)]).await?;

@@ -14,7 +14,8 @@ use super::world::World;
 
 const FAIR: &str = "organizations take turns, and each has its share of the queue";
 const BOUNDED: &str = "an organization holds 10,000 reservations of a metric at most";
-const POLLS: &str = "who waits for a change holds neither a database connection nor another's place";
+const POLLS: &str =
+    "who waits for a change holds neither a database connection nor another's place";
 const SHARED: &str = "an organization, a service key and an operator have each their share";
 const OUT: &str = "endpoints that do not answer keep nobody waiting";
 const RESERVATIONS: &str = "/api/billing/usage/reservations";
@@ -172,23 +173,27 @@ async fn full_of_holds(world: Arc<World>) {
 }
 
 async fn held_and_settled(world: Arc<World>) {
-    crowd(&world, world.sizes.connections, |world, number| async move {
-        let id = Uuid::new_v4().to_string();
-        let Ok(answer) = hold(&world, &id).send().await else {
-            return;
-        };
-        let _ = answer.bytes().await;
-        let path = format!("{RESERVATIONS}/{id}");
-        let settled = match number % 2 {
-            0 => world
-                .request(Method::DELETE, &path)
-                .bearer_auth(&world.tenant.key),
-            _ => world.send(&format!("{path}/confirm"), &json!({"quantity": "0.0001"})),
-        };
-        if let Ok(answer) = settled.send().await {
+    crowd(
+        &world,
+        world.sizes.connections,
+        |world, number| async move {
+            let id = Uuid::new_v4().to_string();
+            let Ok(answer) = hold(&world, &id).send().await else {
+                return;
+            };
             let _ = answer.bytes().await;
-        }
-    })
+            let path = format!("{RESERVATIONS}/{id}");
+            let settled = match number % 2 {
+                0 => world
+                    .request(Method::DELETE, &path)
+                    .bearer_auth(&world.tenant.key),
+                _ => world.send(&format!("{path}/confirm"), &json!({"quantity": "0.0001"})),
+            };
+            if let Ok(answer) = settled.send().await {
+                let _ = answer.bytes().await;
+            }
+        },
+    )
     .await;
 }
 
@@ -214,7 +219,10 @@ fn binary(world: &World, number: usize) -> RequestBuilder {
     let request = world.post(EVENTS).bearer_auth(&world.tenant.key);
     let request = request
         .header("ce-specversion", "1.0")
-        .header("ce-id", format!("{}{}", Uuid::new_v4(), odd[number % odd.len()]))
+        .header(
+            "ce-id",
+            format!("{}{}", Uuid::new_v4(), odd[number % odd.len()]),
+        )
         .header("ce-source", "/hostile")
         .header("ce-type", "llm_tokens")
         .header("content-type", "application/json");
@@ -224,20 +232,24 @@ fn binary(world: &World, number: usize) -> RequestBuilder {
 /// As many as there are, each of whom waits for a change that does not come.
 async fn long_polls(world: Arc<World>) {
     const STATE: &str = "/api/billing/state";
-    crowd(&world, world.sizes.connections, |world, number| async move {
-        let token = world.tenant.token(number).to_owned();
-        let Ok(answer) = world.get(STATE).bearer_auth(&token).send().await else {
-            return;
-        };
-        let Ok(state) = answer.json::<Value>().await else {
-            return;
-        };
-        let after = &state["stateVersion"];
-        let path = format!("{STATE}?after={after}&wait=30");
-        if let Ok(answer) = world.get(&path).bearer_auth(&token).send().await {
-            let _ = answer.bytes().await;
-        }
-    })
+    crowd(
+        &world,
+        world.sizes.connections,
+        |world, number| async move {
+            let token = world.tenant.token(number).to_owned();
+            let Ok(answer) = world.get(STATE).bearer_auth(&token).send().await else {
+                return;
+            };
+            let Ok(state) = answer.json::<Value>().await else {
+                return;
+            };
+            let after = &state["stateVersion"];
+            let path = format!("{STATE}?after={after}&wait=30");
+            if let Ok(answer) = world.get(&path).bearer_auth(&token).send().await {
+                let _ = answer.bytes().await;
+            }
+        },
+    )
     .await;
 }
 
