@@ -109,9 +109,9 @@ impl Catalogue {
         let used = self.price_use(None, Some(price_id))?;
         let tier = used.tier.as_str();
         let version = self.memory.of_versions(tier, |versions| {
-            let sold = versions.iter().rev();
-            let sold = sold.filter(|(_, version)| version.price_ids.contains(price_id));
-            sold.map(|(number, _)| *number).next()
+            let mut newest_first = versions.iter().rev();
+            let sold = newest_first.find(|(_, version)| version.price_ids.contains(price_id));
+            sold.map(|(number, _)| *number)
         });
         self.known_or_sold(tier, version)
     }
