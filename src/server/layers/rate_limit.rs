@@ -55,7 +55,11 @@ impl Limits {
         Self {
             api: buckets("api", rates.api_per_minute),
             usage: buckets("usage", rates.usage_per_minute),
-            stripe: buckets("stripe", limits::ASKED_OF_STRIPE_PER_MINUTE),
+            // Who lifts the limit of credentials lifts this one as well.
+            stripe: match rates.api_per_minute {
+                0 => None,
+                _ => buckets("stripe", limits::ASKED_OF_STRIPE_PER_MINUTE),
+            },
         }
     }
 }
