@@ -210,26 +210,29 @@ pub async fn append(
                   h.last_sequence + e.position AS sequence, h.last_hash AS previous_hash
              FROM entries e
              JOIN billing_audit_chain_heads h ON h.organization_id = e.organization_id),
-         -- Most organizations have one entry, for which the aggregate takes twice as long.
-         first AS MATERIALIZED (
-           SELECT p.*,
+         -- Most organizations have one entry, for which the aggregate takes twice as long. The
+         -- others learn their first entry's hash from a window: a join compares all with all.
+         hashed AS MATERIALIZED (
+           SELECT p.*, CASE WHEN p.position = 1 THEN
                   billing_audit_entry_hash(
                     p.previous_hash, p.organization_id, p.id, p.sequence, p.action, p.actor_type,
                     p.actor_id, p.resource_type, p.resource_id, p.before_state, p.after_state,
-                    p.metadata, NULL, NULL, p.created_at) AS hash
-             FROM positioned p WHERE p.position = 1),
+                    p.metadata, NULL, NULL, p.created_at) END AS own_hash
+             FROM positioned p),
+         anchored AS MATERIALIZED (
+           SELECT *, first_value(own_hash) OVER (PARTITION BY organization_id ORDER BY position)
+                       AS first_hash
+             FROM hashed),
          chain AS MATERIALIZED (
-           SELECT * FROM first
+           SELECT p.*, p.own_hash AS hash FROM anchored p WHERE p.position = 1
            UNION ALL
            SELECT p.*,
                   billing_audit_running_entry_hash(
-                    f.hash, p.organization_id, p.id, p.sequence, p.action, p.actor_type,
+                    p.first_hash, p.organization_id, p.id, p.sequence, p.action, p.actor_type,
                     p.actor_id, p.resource_type, p.resource_id, p.before_state, p.after_state,
                     p.metadata, NULL, NULL, p.created_at)
                   OVER (PARTITION BY p.organization_id ORDER BY p.position ROWS UNBOUNDED PRECEDING)
-             FROM positioned p
-             JOIN first f ON f.organization_id = p.organization_id
-            WHERE p.position > 1),
+             FROM anchored p WHERE p.position > 1),
          appended AS (
            INSERT INTO billing_audit_log (
              organization_id, id, sequence, action, actor_type, actor_id, resource_type, resource_id,

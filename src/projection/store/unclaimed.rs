@@ -71,17 +71,28 @@ pub async fn wake(conn: &mut PgConnection, ids: &[&str]) -> Result<u64, sqlx::Er
     if ids.is_empty() {
         return Ok(0);
     }
-    let woken = sqlx::query!(
-        "WITH claimed AS (
-           DELETE FROM webhook_unclaimed_events
-            WHERE organization_id = '00000000-0000-0000-0000-000000000000' AND waiting_for = ANY($1)
-           RETURNING bucket, stripe_event_id)
-         UPDATE webhook_events e
-            SET processed = false, processed_at = NULL, outcome = NULL, next_retry_at = now()
-           FROM claimed
-          WHERE e.bucket = claimed.bucket AND e.stripe_event_id = claimed.stripe_event_id
-            AND e.processed AND e.outcome = 'ignored' AND e.payload_removed_at IS NULL",
+    let claimed = sqlx::query!(
+        "DELETE FROM webhook_unclaimed_events
+          WHERE organization_id = '00000000-0000-0000-0000-000000000000' AND waiting_for = ANY($1)
+         RETURNING bucket, stripe_event_id",
         ids as &[&str]
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    if claimed.is_empty() {
+        return Ok(0);
+    }
+    let buckets: Vec<i16> = claimed.iter().map(|event| event.bucket).collect();
+    let events: Vec<String> = claimed.into_iter().map(|event| event.stripe_event_id).collect();
+    // As three conditions, the last one would allow an index of all that was processed.
+    let woken = sqlx::query!(
+        "UPDATE webhook_events e
+            SET processed = false, processed_at = NULL, outcome = NULL, next_retry_at = now()
+           FROM unnest($1::smallint[], $2::text[]) AS claimed(bucket, id)
+          WHERE e.bucket = claimed.bucket AND e.stripe_event_id = claimed.id
+            AND (e.processed AND e.outcome = 'ignored' AND e.payload_removed_at IS NULL) IS TRUE",
+        &buckets,
+        &events
     )
     .execute(conn)
     .await?;
