@@ -205,7 +205,7 @@ pub async fn create(
     let (id, secret) = (Uuid::now_v7(), signature::new_secret());
     let mut tx = WorkerTx::begin(pool).await?;
     if let Some(only) = new.organization_id
-        && changes::named(tx.conn(), only).await?.is_none()
+        && changes::named(tx.conn(), &[only]).await?.is_empty()
     {
         return Err(EndpointError::UnknownOrganization(only));
     }
@@ -325,7 +325,7 @@ impl Act<'_> {
             }
             Self::Test(answer) => {
                 if answer.error.is_none() {
-                    store::succeeded(conn, row.id).await?;
+                    store::succeeded(conn, &[row.id]).await?;
                 }
                 Ok(json!({
                     "url": url, "responseStatus": answer.status, "error": answer.error,
@@ -356,7 +356,10 @@ async fn perform(
     let after = act.apply(tx.conn(), &row).await?;
     let entry = entry(act.name(), &row, None, Some(after), by);
     audit::record(&mut tx, &locked, &[entry]).await?;
-    let shown = store::list(tx.conn(), Some(id)).await?.pop().unwrap_or(row);
+    let shown = store::list(tx.conn(), Some(&[id]))
+        .await?
+        .pop()
+        .unwrap_or(row);
     tx.commit().await?;
     if matches!(act, Act::Remove) {
         clear(pool, id).await?;
@@ -382,7 +385,7 @@ pub(super) async fn clear_batch(pool: &PgPool, id: Uuid) -> Result<bool, sqlx::E
 }
 
 pub(super) async fn found(conn: &mut PgConnection, id: Uuid) -> Result<Row, EndpointError> {
-    let row = store::list(conn, Some(id)).await?.pop();
+    let row = store::list(conn, Some(&[id])).await?.pop();
     row.ok_or(EndpointError::Unknown(id))
 }
 

@@ -20,6 +20,7 @@ pub mod routes;
 mod schedule;
 pub mod sender;
 mod signature;
+mod steps;
 mod store;
 mod types;
 pub mod upkeep;

@@ -1,15 +1,16 @@
 //! Makes events of changes. A change leaves a mark in its own transaction, which says
-//! which entries of the audit log tell of it; the publisher reads the marks of an
-//! organization, reads its state, and then writes the events and takes the marks in one
+//! which entries of the audit log tell of it; the publisher reads the marks of some
+//! organizations, reads their states, and then writes the events and takes the marks in one
 //! transaction. Several changes become one `organization.state_changed`, the newest.
 //!
 //! Any number of publishers may run: whoever finds a mark gone that it has read, leaves
 //! the organization to the other.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::value::RawValue;
 use sqlx::postgres::PgPool;
@@ -18,8 +19,8 @@ use uuid::Uuid;
 
 use super::data::{QuotaData, Whose};
 use super::event::NewEvent;
-use super::facts;
-use super::store::changes::{self as store, Alert, Change, Written};
+use super::facts::{self, Entry};
+use super::store::changes::{self as store, Alert, Change, Named, Taken, Written};
 use super::store::endpoints::{self, Row};
 use super::types::EventType;
 use crate::db::{self, WorkerTx};
@@ -28,7 +29,7 @@ use crate::telemetry::metrics;
 
 /// How often to look for changes.
 pub const POLL: Duration = Duration::from_millis(500);
-/// Organizations looked for at a time.
+/// Organizations published at a time.
 const BATCH: i64 = 64;
 /// After so long, the part's run ends, and the next begins.
 const RUN: Duration = Duration::from_secs(5);
@@ -79,31 +80,58 @@ pub async fn publish(
             }
             wrapped = true;
         }
-        for organization_id in found {
-            let work = Instant::now();
-            *after = organization_id;
-            match publish_one(pool, source, organization_id).await {
-                Ok(wrote) => published |= wrote,
-                Err(PublishError::Database(error)) if db::is_outage(&error) => {
-                    return Err(error.into());
-                }
-                // It is tried again in the next run; others do not wait for it.
-                Err(error) => {
-                    metrics::outbound::unpublished();
-                    tracing::error!(%organization_id, %error, "Changes could not be told of");
-                }
-            }
-            if stop.is_cancelled() || began.elapsed() > RUN {
-                return Ok(published);
-            }
-            let pauses = if source.busy() {
-                PAUSES_UNDER_PRESSURE
-            } else {
-                1
-            };
-            tokio::time::sleep(work.elapsed() * pauses).await;
+        let work = Instant::now();
+        if let Some(last) = found.last() {
+            *after = *last;
         }
+        published |= publish_all(pool, source, &found).await?;
+        if stop.is_cancelled() || began.elapsed() > RUN {
+            return Ok(published);
+        }
+        let pauses = if source.busy() {
+            PAUSES_UNDER_PRESSURE
+        } else {
+            1
+        };
+        tokio::time::sleep(work.elapsed() * pauses).await;
     }
+}
+
+/// Publishes what organizations have to tell: together, or, if the database refuses that, each
+/// by itself. One that cannot be told of is tried again in the next run; others do not wait for
+/// it. Returns whether anything was written.
+///
+/// # Errors
+/// Outages of the database only.
+async fn publish_all(
+    pool: &PgPool,
+    source: &dyn Source,
+    organizations: &[Uuid],
+) -> Result<bool, PublishError> {
+    if organizations.is_empty() {
+        return Ok(false);
+    }
+    match publish_some(pool, source, organizations).await {
+        Err(error) if db::is_outage(&error) => Err(error.into()),
+        Err(error) if organizations.len() == 1 => {
+            unpublished(organizations[0], &error.into());
+            Ok(false)
+        }
+        Err(_) => {
+            let mut published = false;
+            for organization_id in organizations {
+                let alone = std::slice::from_ref(organization_id);
+                published |= Box::pin(publish_all(pool, source, alone)).await?;
+            }
+            Ok(published)
+        }
+        Ok(published) => Ok(published),
+    }
+}
+
+fn unpublished(organization_id: Uuid, error: &PublishError) {
+    metrics::outbound::unpublished();
+    tracing::error!(%organization_id, %error, "Changes could not be told of");
 }
 
 /// Whether an endpoint wants events of a type. Disabled ones count: what they missed can
@@ -121,50 +149,103 @@ fn is_wanted<'e>(
     })
 }
 
-/// Publishes an organization's changes. Returns whether it did: another may have been
-/// faster.
-async fn publish_one(
+/// What an organization has to tell.
+struct Told {
+    whose: Whose,
+    named: Option<Named>,
+    changes: Vec<Change>,
+    alerts: Vec<Alert>,
+    events: Vec<NewEvent>,
+    /// Whether its state is among it.
+    tells_state: bool,
+}
+
+/// Publishes changes of organizations. Returns whether it did: another may have been faster.
+async fn publish_some(
     pool: &PgPool,
     source: &dyn Source,
-    organization_id: Uuid,
-) -> Result<bool, PublishError> {
+    organizations: &[Uuid],
+) -> Result<bool, sqlx::Error> {
+    let told = read(pool, organizations).await?;
+    // Read after the marks were: they show whatever these stand for.
+    let states = told.into_iter().map(async |mut told| {
+        if told.tells_state {
+            match state_of(source, told.whose.organization_id).await {
+                Ok(event) => told.events.extend(event),
+                Err(error) => {
+                    unpublished(told.whose.organization_id, &error);
+                    return None;
+                }
+            }
+        }
+        Some(told)
+    });
+    let told: Vec<Told> = join_all(states).await.into_iter().flatten().collect();
+    write(pool, told).await
+}
+
+/// Reads what organizations have to tell, but for their states.
+async fn read(pool: &PgPool, organizations: &[Uuid]) -> Result<Vec<Told>, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
-    let changes = store::of_organization(tx.conn(), organization_id).await?;
-    let mut alerts = store::alerts(tx.conn(), organization_id).await?;
+    let mut changes = store::of_organizations(tx.conn(), organizations).await?;
+    let mut alerts = store::alerts(tx.conn(), organizations).await?;
     // Read after the marks were: whoever was there before a change hears of it.
     let endpoints = endpoints::list(tx.conn(), None).await?;
-    let entries = store::entries(tx.conn(), organization_id, &changes).await?;
-    let named = store::named(tx.conn(), organization_id).await?;
+    let mut entries = store::entries(tx.conn(), &changes).await?;
+    let mut named = store::named(tx.conn(), organizations).await?;
     tx.commit().await?;
-    let whose = Whose {
-        organization_id,
-        external_id: named.as_ref().and_then(|named| named.external_id.clone()),
-    };
-    let wanted = |event_type: &str| is_wanted(&endpoints, &whose, event_type);
+    let mut told = Vec::new();
+    for organization_id in organizations {
+        let named = named.remove(organization_id);
+        let read = Told {
+            whose: Whose {
+                organization_id: *organization_id,
+                external_id: named.as_ref().and_then(|named| named.external_id.clone()),
+            },
+            named,
+            changes: changes.remove(organization_id).unwrap_or_default(),
+            alerts: alerts.remove(organization_id).unwrap_or_default(),
+            events: Vec::new(),
+            tells_state: false,
+        };
+        let entries = entries.remove(organization_id).unwrap_or_default();
+        match with_events(read, &entries, &endpoints) {
+            Ok(read) => told.extend(read),
+            Err(error) => unpublished(*organization_id, &error.into()),
+        }
+    }
+    Ok(told)
+}
+
+/// Makes the events of what was read; `None`: there is nothing to tell.
+fn with_events(
+    mut told: Told,
+    entries: &[Entry],
+    endpoints: &[Row],
+) -> Result<Option<Told>, serde_json::Error> {
+    let whose = &told.whose;
     // An endpoint hears of what comes after it was made.
-    alerts.retain(|alert| {
+    told.alerts.retain(|alert| {
         let within = SignedDuration::from_secs_f64(store::COMMITTED_WITHIN_SECS);
         let hears = |row: &&Row| alert.again || row.created_at <= alert.raised_at + within;
         let event_type = EventType::of_threshold(alert.threshold).as_str();
-        is_wanted(endpoints.iter().filter(hears), &whose, event_type)
+        is_wanted(endpoints.iter().filter(hears), whose, event_type)
     });
-    if changes.is_empty() && alerts.is_empty() {
-        return Ok(false);
+    if told.changes.is_empty() && told.alerts.is_empty() {
+        return Ok(None);
     }
-    let mut events = Vec::new();
-    for entry in &entries {
-        events.extend(facts::event_of(entry, &whose)?);
+    for entry in entries {
+        told.events.extend(facts::event_of(entry, whose)?);
     }
-    for alert in &alerts {
-        events.push(of_alert(alert, &whose)?);
+    for alert in &told.alerts {
+        told.events.push(of_alert(alert, whose)?);
     }
-    events.retain(|event| wanted(event.event_type));
-    // Read after the marks were, too: it shows whatever they stand for.
-    if named.is_some() && !changes.is_empty() && wanted(EventType::StateChanged.as_str()) {
-        events.extend(state_of(source, organization_id).await?);
-    }
-    let erased = named.is_some_and(|named| named.erased);
-    write(pool, &whose, erased, &changes, &alerts, &events).await
+    let wanted = |event_type: &str| is_wanted(endpoints, whose, event_type);
+    told.events.retain(|event| wanted(event.event_type));
+    told.tells_state = told.named.is_some()
+        && !told.changes.is_empty()
+        && wanted(EventType::StateChanged.as_str());
+    Ok(Some(told))
 }
 
 async fn state_of(
@@ -196,40 +277,52 @@ fn of_alert(alert: &Alert, whose: &Whose) -> Result<NewEvent, serde_json::Error>
     NewEvent::new(alert.id, event_type, alert.raised_at, &data)
 }
 
-/// Writes the events and takes what they were made of; nothing, if another was faster, or
-/// if the organization was erased since its state was read. Returns whether it did.
-async fn write(
-    pool: &PgPool,
-    whose: &Whose,
-    erased: bool,
-    changes: &[Change],
-    alerts: &[Alert],
-    events: &[NewEvent],
-) -> Result<bool, PublishError> {
-    let organization_id = whose.organization_id;
-    let subject = whose.external_id.clone();
-    let subject = subject.unwrap_or_else(|| organization_id.to_string());
+/// Writes the events and takes what they were made of; nothing of an organization that another
+/// was faster with, or that was erased since its state was read. Returns whether anything was
+/// written.
+async fn write(pool: &PgPool, mut told: Vec<Told>) -> Result<bool, sqlx::Error> {
+    told.sort_by_key(|told| told.whose.organization_id);
+    let organizations: Vec<Uuid> = told.iter().map(|told| told.whose.organization_id).collect();
     let mut tx = WorkerTx::begin(pool).await?;
-    let Some(last) = store::lock_stream(tx.conn(), organization_id).await? else {
-        return Ok(false);
-    };
-    let named = store::named(tx.conn(), organization_id).await?;
-    if named.is_some_and(|named| named.erased) != erased
-        || !store::take(tx.conn(), organization_id, changes, alerts).await?
-    {
-        tx.rollback().await?;
-        return Ok(false);
-    }
-    let mut written = Vec::with_capacity(events.len());
-    for (sequence, event) in (last + 1..).zip(events) {
-        written.push(Written {
-            sequence,
-            id: event.id,
-            event_type: event.event_type,
-            body: event.body(&subject, sequence)?,
-        });
-    }
-    store::write(tx.conn(), organization_id, &written).await?;
+    let last = store::lock_streams(tx.conn(), &organizations).await?;
+    let named = store::named(tx.conn(), &organizations).await?;
+    told.retain(|told| {
+        let organization_id = told.whose.organization_id;
+        let is_erased = |named: Option<&Named>| named.is_some_and(|named| named.erased);
+        last.contains_key(&organization_id)
+            && is_erased(named.get(&organization_id)) == is_erased(told.named.as_ref())
+    });
+    let wanted = told.iter().map(|told| Taken {
+        organization_id: told.whose.organization_id,
+        changes: &told.changes,
+        alerts: &told.alerts,
+    });
+    let wanted: Vec<Taken<'_>> = wanted.collect();
+    let lost = store::take(tx.conn(), &wanted).await?;
+    told.retain(|told| !lost.contains(&told.whose.organization_id));
+    let written = numbered(&told, &last).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    store::write(tx.conn(), &written).await?;
     tx.commit().await?;
-    Ok(true)
+    Ok(!told.is_empty())
+}
+
+/// The events, each with the next number of its organization.
+fn numbered(told: &[Told], last: &HashMap<Uuid, i64>) -> Result<Vec<Written>, serde_json::Error> {
+    let mut written = Vec::new();
+    for told in told {
+        let organization_id = told.whose.organization_id;
+        let subject = told.whose.external_id.clone();
+        let subject = subject.unwrap_or_else(|| organization_id.to_string());
+        let last = last.get(&organization_id).copied().unwrap_or_default();
+        for (sequence, event) in (last + 1..).zip(&told.events) {
+            written.push(Written {
+                organization_id,
+                sequence,
+                id: event.id,
+                event_type: event.event_type,
+                body: event.body(&subject, sequence)?,
+            });
+        }
+    }
+    Ok(written)
 }

@@ -4,7 +4,7 @@
 //! it does not take leave the others theirs.
 //!
 //! A lane is leased before anything is sent, and an attempt recorded by whoever has the
-//! lease. A sender that dies in between leaves the event to be sent again, under the same
+//! lease, those of many lanes in one transaction. A sender that dies in between leaves the event to be sent again, under the same
 //! id.
 
 use std::collections::{HashMap, HashSet};
@@ -23,17 +23,19 @@ use super::address;
 use super::endpoints::{self, By, EndpointError};
 use super::post::{Answer, Message, Poster};
 use super::schedule;
+use super::steps::{Step, Steps};
 use super::store::endpoints::{self as endpoint_store, Row};
-use super::store::lanes::{self as store, Due, Lane, Outcome};
+use super::store::lanes::{self as store, Attempted, Due, Lane, Outcome};
 use crate::config::{AllowedAddresses, WebhookSecret};
 use crate::db::{self, WorkerTx};
 use crate::telemetry::metrics;
 
 /// How often to look for due deliveries.
 pub const POLL: Duration = Duration::from_millis(500);
-/// Calls at a time to one endpoint. The first is its own, so that none waits for another;
-/// one that takes nothing of as many organizations has no more.
-const CALLS_OF_ENDPOINT: usize = 4;
+/// Calls at a time to one endpoint. The first is its own, so that none waits for another.
+const CALLS_OF_ENDPOINT: usize = 32;
+/// An endpoint that takes nothing of so many organizations has no more than its own call.
+const REFUSED_OF_ENDPOINT: usize = 4;
 /// Calls beyond the first, of all endpoints together.
 const SHARED_CALLS: usize = 64;
 /// Longer than a call takes, and recording it.
@@ -74,6 +76,7 @@ pub struct Sender(Arc<Inner>);
 
 struct Inner {
     pool: PgPool,
+    steps: Steps,
     serves: Serves,
     guarded: Poster,
     trusting: Poster,
@@ -89,6 +92,11 @@ pub struct Running {
     /// Whose events an endpoint did not take since it took one.
     refused: HashMap<Uuid, HashSet<Uuid>>,
 }
+
+/// A call that is under way; of those that all share, one is taken.
+struct Call(
+    #[expect(dead_code, reason = "dropped when the call ends")] Option<OwnedSemaphorePermit>,
+);
 
 /// A lane's turn that is over.
 struct Turn {
@@ -106,6 +114,7 @@ impl Sender {
         stop: CancellationToken,
     ) -> Result<Self, reqwest::Error> {
         Ok(Self(Arc::new(Inner {
+            steps: Steps::new(pool.clone(), LEASE_SECS),
             pool,
             serves,
             guarded: Poster::guarded(allowed)?,
@@ -118,55 +127,73 @@ impl Sender {
     /// Begins what is due, as far as there is room.
     pub async fn begin_due(&self, running: &mut Running) -> Result<(), sqlx::Error> {
         running.reap();
-        let mut tx = WorkerTx::begin(&self.0.pool).await?;
+        let mut tx = WorkerTx::begin_claim(&self.0.pool).await?;
         let endpoints = endpoint_store::list(tx.conn(), None).await?;
-        tx.commit().await?;
         if let Serves::All { .. } = self.0.serves {
             metrics::outbound::endpoints(&count(&endpoints));
         }
-        for endpoint in endpoints {
-            if endpoint.disabled_at.is_some() || !self.serves(&endpoint) {
-                continue;
-            }
-            let busy = running.of_endpoint.get(&endpoint.id).copied().unwrap_or(0);
-            let room = self.room(busy, running.is_down(endpoint.id));
-            if room == 0 || self.0.stop.is_cancelled() {
-                continue;
-            }
-            let mut tx = WorkerTx::begin_claim(&self.0.pool).await?;
-            let limit = i64::try_from(room).unwrap_or(1);
-            let lanes = store::claim(tx.conn(), endpoint.id, limit, LEASE_SECS).await?;
-            // If its answer is lost, each lane finds out whether it is held.
-            let committed = tx.commit().await;
-            for lane in lanes {
-                let busy = running.of_endpoint.entry(endpoint.id).or_default();
-                let permit = match *busy {
-                    0 => None,
-                    _ => match self.0.calls.clone().try_acquire_owned() {
-                        Ok(permit) => Some(permit),
-                        // Others were faster; the lane is due again once its lease ends.
-                        Err(_) => break,
-                    },
-                };
-                *busy += 1;
-                let sender = self.clone();
-                running
-                    .tasks
-                    .spawn(async move { sender.send_lane(lane, permit).await });
-            }
-            committed?;
+        let served = endpoints
+            .into_iter()
+            .filter(|endpoint| endpoint.disabled_at.is_none() && self.serves(endpoint));
+        let served: HashMap<Uuid, Row> = served.map(|endpoint| (endpoint.id, endpoint)).collect();
+        let rooms: Vec<(Uuid, i64)> = served
+            .keys()
+            .map(|id| (*id, self.room(running.busy(*id), running.is_down(*id))))
+            .filter(|(_, room)| *room > 0)
+            .collect();
+        if rooms.is_empty() || self.0.stop.is_cancelled() {
+            return tx.commit().await;
         }
-        Ok(())
+        let lanes = store::claim(tx.conn(), &rooms, LEASE_SECS).await?;
+        let due = store::next(tx.conn(), &lanes).await?;
+        let (mut begun, mut idle) = (Vec::new(), Vec::new());
+        for (lane, due) in lanes.into_iter().zip(due) {
+            let Some(due) = due else {
+                idle.push(lane);
+                continue;
+            };
+            match self.call(running, lane.endpoint_id) {
+                Some(call) => begun.push((lane, due, call)),
+                // Others were faster.
+                None => idle.push(lane),
+            }
+        }
+        store::release(tx.conn(), &idle).await?;
+        // If its answer is lost, each lane finds out whether it is held.
+        let committed = tx.commit().await;
+        for (lane, due, call) in begun {
+            let first = served.get(&lane.endpoint_id).cloned().map(|row| (row, due));
+            let first = first.filter(|_| committed.is_ok());
+            let sender = self.clone();
+            running
+                .tasks
+                .spawn(async move { sender.send_lane(lane, first, call).await });
+        }
+        committed
     }
 
-    /// How many calls an endpoint may have besides the `busy` ones.
-    fn room(&self, busy: usize, is_down: bool) -> usize {
+    /// How many calls an endpoint may have besides the `busy` ones: of those that all share,
+    /// it leaves the others half.
+    fn room(&self, busy: usize, is_down: bool) -> i64 {
         let own = usize::from(busy == 0);
-        if is_down {
-            return own;
-        }
-        let shared = CALLS_OF_ENDPOINT.saturating_sub(busy + own);
-        own + shared.min(self.0.calls.available_permits())
+        let shared = match is_down {
+            true => 0,
+            false => CALLS_OF_ENDPOINT
+                .saturating_sub(busy + own)
+                .min(self.0.calls.available_permits().div_ceil(2)),
+        };
+        i64::try_from(own + shared).unwrap_or(1)
+    }
+
+    /// A call of the endpoint's: its own, or one of those that all share.
+    fn call(&self, running: &mut Running, endpoint_id: Uuid) -> Option<Call> {
+        let busy = running.of_endpoint.entry(endpoint_id).or_default();
+        let call = match *busy {
+            0 => Call(None),
+            _ => Call(Some(self.0.calls.clone().try_acquire_owned().ok()?)),
+        };
+        *busy += 1;
+        Some(call)
     }
 
     fn serves(&self, endpoint: &Row) -> bool {
@@ -182,10 +209,10 @@ impl Sender {
 
     /// Sends a turn of a lane. Errors are logged. What an outage of the database has
     /// interrupted is due again once that is back; after another error, once the lease ends.
-    async fn send_lane(&self, lane: Lane, permit: Option<OwnedSemaphorePermit>) -> Turn {
-        let _permit = permit;
+    async fn send_lane(&self, lane: Lane, first: Option<(Row, Due)>, call: Call) -> Turn {
+        let _call = call;
         let mut taken = None;
-        if let Err(error) = self.try_lane(&lane, &mut taken).await {
+        if let Err(error) = self.try_lane(&lane, first, &mut taken).await {
             tracing::warn!(endpoint = %lane.endpoint_id, organization_id = %lane.organization_id, %error,
                 "Events could not be sent; they are tried again");
             if matches!(&error, EndpointError::Database(error) if db::is_outage(error)) {
@@ -212,41 +239,47 @@ impl Sender {
     }
 
     async fn release(&self, lane: &Lane) -> Result<(), sqlx::Error> {
-        let mut tx = WorkerTx::begin(&self.0.pool).await?;
-        store::release(tx.conn(), lane).await?;
-        tx.commit().await
+        let ends = Step {
+            lane: *lane,
+            attempted: None,
+            goes_on: false,
+        };
+        self.0.steps.take(ends).await.map(drop)
     }
 
-    async fn try_lane(&self, lane: &Lane, taken: &mut Option<bool>) -> Result<(), EndpointError> {
-        let (endpoint_id, began) = (lane.endpoint_id, Instant::now());
-        for _ in 0..TURN {
-            let mut tx = WorkerTx::begin(&self.0.pool).await?;
-            let held = store::hold(tx.conn(), lane, LEASE_SECS).await?;
-            let due = store::next(tx.conn(), lane).await?;
-            // Read anew: it may be disabled, removed or have another secret by now.
-            let endpoint = endpoint_store::list(tx.conn(), Some(endpoint_id))
-                .await?
-                .pop();
-            tx.commit().await?;
-            let Some(endpoint) = endpoint.filter(|row| row.disabled_at.is_none()) else {
-                break;
+    /// `first` is what to begin with; `None`: whether the lane is held is to be found out.
+    async fn try_lane(
+        &self,
+        lane: &Lane,
+        first: Option<(Row, Due)>,
+        taken: &mut Option<bool>,
+    ) -> Result<(), EndpointError> {
+        let began = Instant::now();
+        let mut next = first;
+        if next.is_none() {
+            let begins = Step {
+                lane: *lane,
+                attempted: None,
+                goes_on: true,
             };
-            let Some(due) = due.filter(|due| held && due.is_due) else {
-                break;
+            next = self.0.steps.take(begins).await?.next;
+        }
+        for turn in 1..=TURN {
+            let Some((endpoint, due)) = next else {
+                return Ok(());
             };
             if self.0.stop.is_cancelled() {
-                break;
+                return Ok(self.release(lane).await?);
             }
             let answer = self.send(&endpoint, &due).await;
             *taken = Some(answer.error.is_none());
-            if !self.record(lane, &endpoint, &due, &answer).await? {
-                return Ok(());
-            }
-            if answer.error.is_some() || began.elapsed() > TURN_TIME {
-                break;
-            }
+            let goes_on = answer.error.is_none()
+                && turn < TURN
+                && began.elapsed() <= TURN_TIME
+                && !self.0.stop.is_cancelled();
+            next = self.record(lane, &endpoint, due, answer, goes_on).await?;
         }
-        Ok(self.release(lane).await?)
+        Ok(())
     }
 
     async fn send(&self, endpoint: &Row, due: &Due) -> Answer {
@@ -286,15 +319,16 @@ impl Sender {
         answer
     }
 
-    /// Records an attempt, also while the database is away for a moment. Returns false if
-    /// another sender has the lane.
+    /// Records an attempt, also while the database is away for a moment. Returns the lane's
+    /// next event, if it goes on; without one the lane is let go of.
     async fn record(
         &self,
         lane: &Lane,
         endpoint: &Row,
-        due: &Due,
-        answer: &Answer,
-    ) -> Result<bool, EndpointError> {
+        due: Due,
+        answer: Answer,
+        goes_on: bool,
+    ) -> Result<Option<(Row, Due)>, EndpointError> {
         let now = Timestamp::now();
         let failed_before = u32::try_from(due.attempts).unwrap_or(u32::MAX);
         let outcome = match answer.error {
@@ -302,62 +336,38 @@ impl Sender {
             Some(_) => schedule::next_attempt(failed_before, now, rand::random())
                 .map_or(Outcome::Failed, Outcome::Retry),
         };
+        let step = Step {
+            lane: *lane,
+            attempted: Some(Attempted {
+                sequence: due.sequence,
+                event_id: due.event_id,
+                event_type: due.event_type.clone(),
+                answer: answer.clone(),
+                outcome,
+            }),
+            goes_on,
+        };
         let since = Instant::now();
-        let failing = loop {
-            match self.try_record(lane, due, answer, outcome).await {
+        let stepped = loop {
+            match self.0.steps.take(step.clone()).await {
                 Err(error)
-                    if db::is_outage(&error)
+                    if (db::is_outage(&error) || db::is_conflict(&error))
                         && since.elapsed() < RECORD_PATIENCE
                         && !self.0.stop.is_cancelled() =>
                 {
                     tokio::time::sleep(RECORD_PAUSE).await;
                 }
-                Ok(None) => return Ok(false),
-                recorded => break recorded?.flatten(),
+                stepped => break stepped?,
             }
         };
-        let result = match outcome {
-            Outcome::Delivered => "delivered",
-            Outcome::Retry(_) => "retried",
-            Outcome::Failed => "failed",
-        };
-        metrics::outbound::delivery(result);
-        if due.event_type.starts_with("quota.") {
-            metrics::usage_alert(result);
-        }
-        if outcome == Outcome::Failed {
-            tracing::error!(endpoint = %endpoint.id, event = %due.event_id, r#type = due.event_type,
-                error = answer.error, "An event was given up; `events deliveries resend` sends it again");
-        }
-        self.give_up(endpoint, answer, failing, now).await?;
-        Ok(true)
-    }
-
-    /// Since when the endpoint fails, if it does; `None` if another sender has the lane.
-    async fn try_record(
-        &self,
-        lane: &Lane,
-        due: &Due,
-        answer: &Answer,
-        outcome: Outcome,
-    ) -> Result<Option<Option<Timestamp>>, sqlx::Error> {
-        let mut tx = WorkerTx::begin(&self.0.pool).await?;
-        if !store::hold(tx.conn(), lane, LEASE_SECS).await? {
+        // Another sender has the lane.
+        if !stepped.held {
             return Ok(None);
         }
-        store::record(tx.conn(), lane, due, answer, outcome).await?;
-        let since = match &answer.error {
-            None => {
-                endpoint_store::succeeded(tx.conn(), lane.endpoint_id).await?;
-                None
-            }
-            Some(error) => {
-                let quiet = schedule::QUIET.as_secs_f64();
-                endpoint_store::failed(tx.conn(), lane.endpoint_id, error, quiet).await?
-            }
-        };
-        tx.commit().await?;
-        Ok(Some(since))
+        tell(endpoint, &due, &answer, outcome);
+        self.give_up(endpoint, &answer, stepped.failing_since, now)
+            .await?;
+        Ok(stepped.next)
     }
 
     /// Disables an endpoint that is gone, or has failed for days.
@@ -389,7 +399,28 @@ impl Sender {
     }
 }
 
+/// Counts an attempt, and logs one that was the last.
+fn tell(endpoint: &Row, due: &Due, answer: &Answer, outcome: Outcome) {
+    let result = match outcome {
+        Outcome::Delivered => "delivered",
+        Outcome::Retry(_) => "retried",
+        Outcome::Failed => "failed",
+    };
+    metrics::outbound::delivery(result);
+    if due.event_type.starts_with("quota.") {
+        metrics::usage_alert(result);
+    }
+    if outcome == Outcome::Failed {
+        tracing::error!(endpoint = %endpoint.id, event = %due.event_id, r#type = due.event_type,
+            error = answer.error, "An event was given up; `events deliveries resend` sends it again");
+    }
+}
+
 impl Running {
+    fn busy(&self, endpoint_id: Uuid) -> usize {
+        self.of_endpoint.get(&endpoint_id).copied().unwrap_or(0)
+    }
+
     /// Forgets what has ended.
     fn reap(&mut self) {
         while let Some(ended) = self.tasks.try_join_next() {
@@ -430,7 +461,7 @@ impl Running {
     /// stumbles over: these would keep the others waiting.
     fn is_down(&self, endpoint_id: Uuid) -> bool {
         let refused = self.refused.get(&endpoint_id);
-        refused.is_some_and(|refused| refused.len() >= CALLS_OF_ENDPOINT)
+        refused.is_some_and(|refused| refused.len() >= REFUSED_OF_ENDPOINT)
     }
 
     /// Waits for a call to end, or for `patience`. An endpoint whose call ended may have

@@ -19,7 +19,9 @@ use crate::db::WorkerTx;
 /// Enters the endpoint of the settings, or removes it where they name none.
 pub async fn follow_settings(pool: &PgPool, url: Option<&Url>) -> Result<(), EndpointError> {
     let mut tx = WorkerTx::begin(pool).await?;
-    let known = store::list(tx.conn(), Some(OF_CONFIGURATION)).await?.pop();
+    let known = store::list(tx.conn(), Some(&[OF_CONFIGURATION]))
+        .await?
+        .pop();
     let url = url.map(Url::as_str);
     if known.as_ref().map(|row| row.url.as_str()) == url {
         return Ok(());

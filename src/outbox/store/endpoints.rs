@@ -23,14 +23,15 @@ pub struct Row {
     pub created_at: Timestamp,
 }
 
-/// All endpoints, or one.
-pub async fn list(conn: &mut PgConnection, id: Option<Uuid>) -> Result<Vec<Row>, sqlx::Error> {
+/// All endpoints, or these.
+pub async fn list(conn: &mut PgConnection, ids: Option<&[Uuid]>) -> Result<Vec<Row>, sqlx::Error> {
     let rows = sqlx::query!(
         "SELECT id, organization_id, source, url, description, types, secret, previous_secret,
                 previous_secret_until, failing_since, last_error, disabled_at, disabled_reason,
                 created_at
-           FROM outbound_endpoints WHERE $1::uuid IS NULL OR id = $1 ORDER BY created_at, id",
-        id
+           FROM outbound_endpoints WHERE $1::uuid[] IS NULL OR id = ANY($1)
+          ORDER BY created_at, id",
+        ids
     )
     .fetch_all(conn)
     .await?;
@@ -61,7 +62,7 @@ pub async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Option<Row>, sqlx
     )
     .fetch_optional(&mut *conn)
     .await?;
-    Ok(list(conn, Some(id)).await?.pop())
+    Ok(list(conn, Some(&[id])).await?.pop())
 }
 
 /// The endpoint, locked for its removal from the start: a lock that grows deadlocks with
@@ -73,7 +74,7 @@ pub async fn lock_to_remove(conn: &mut PgConnection, id: Uuid) -> Result<Option<
     )
     .fetch_optional(&mut *conn)
     .await?;
-    Ok(list(conn, Some(id)).await?.pop())
+    Ok(list(conn, Some(&[id])).await?.pop())
 }
 
 /// Locks an endpoint's lanes, for what changes its deliveries: senders lock a lane before
@@ -287,12 +288,15 @@ pub async fn expired(conn: &mut PgConnection) -> Result<Vec<Uuid>, sqlx::Error> 
     .await
 }
 
-/// An attempt succeeded.
-pub async fn succeeded(conn: &mut PgConnection, id: Uuid) -> Result<(), sqlx::Error> {
+/// Attempts succeeded.
+pub async fn succeeded(conn: &mut PgConnection, ids: &[Uuid]) -> Result<(), sqlx::Error> {
+    if ids.is_empty() {
+        return Ok(());
+    }
     sqlx::query!(
         "UPDATE outbound_endpoints SET failing_since = NULL, last_error = NULL
-          WHERE id = $1 AND failing_since IS NOT NULL",
-        id
+          WHERE id = ANY($1) AND failing_since IS NOT NULL",
+        ids
     )
     .execute(conn)
     .await?;

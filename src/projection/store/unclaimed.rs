@@ -83,7 +83,10 @@ pub async fn wake(conn: &mut PgConnection, ids: &[&str]) -> Result<u64, sqlx::Er
         return Ok(0);
     }
     let buckets: Vec<i16> = claimed.iter().map(|event| event.bucket).collect();
-    let events: Vec<String> = claimed.into_iter().map(|event| event.stripe_event_id).collect();
+    let events: Vec<String> = claimed
+        .into_iter()
+        .map(|event| event.stripe_event_id)
+        .collect();
     // As three conditions, the last one would allow an index of all that was processed.
     let woken = sqlx::query!(
         "UPDATE webhook_events e
