@@ -3,7 +3,7 @@
 //! organization, reads its state, and then writes the events and takes the marks in one
 //! transaction. Several changes become one `organization.state_changed`, the newest.
 //!
-//! Any number of publishers may run: whoever finds a mark gone that it has read, leaves
+//! Any number of publishers may run. One that finds a mark gone which it has read leaves
 //! the organization to the other.
 
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ const PAUSES_UNDER_PRESSURE: u32 = 9;
 
 /// What publishing needs of rooms that it does not know.
 pub trait Source: Send + Sync {
-    /// An organization's state as it is now, as JSON; `None`: there is none.
+    /// An organization's current state as JSON; `None` if it has none.
     fn state(&self, organization_id: Uuid) -> BoxFuture<'_, Result<Option<Bytes>, String>>;
 
     /// Whether intake is busy.
@@ -55,8 +55,8 @@ pub enum PublishError {
     Json(#[from] serde_json::Error),
 }
 
-/// Publishes what waits, and says whether there may be more. `after` is where the last run
-/// ended: whoever comes late in the order has its turn as well.
+/// Publishes what waits, and returns whether there may be more. It starts `after` the
+/// organization at which the last run ended, so that every organization gets its turn.
 pub async fn publish(
     pool: &PgPool,
     source: &dyn Source,
@@ -90,7 +90,7 @@ pub async fn publish(
                 // It is tried again in the next run; others do not wait for it.
                 Err(error) => {
                     metrics::outbound::unpublished();
-                    tracing::error!(%organization_id, %error, "Changes could not be told of");
+                    tracing::error!(%organization_id, %error, "Changes could not be published as events");
                 }
             }
             if stop.is_cancelled() || began.elapsed() > RUN {
@@ -131,7 +131,7 @@ async fn publish_one(
     let mut tx = WorkerTx::begin(pool).await?;
     let changes = store::of_organization(tx.conn(), organization_id).await?;
     let mut alerts = store::alerts(tx.conn(), organization_id).await?;
-    // Read after the marks were: whoever was there before a change hears of it.
+    // Read after the marks, so that every endpoint older than a change gets its events.
     let endpoints = endpoints::list(tx.conn(), None).await?;
     let entries = store::entries(tx.conn(), organization_id, &changes).await?;
     let named = store::named(tx.conn(), organization_id).await?;
@@ -141,7 +141,7 @@ async fn publish_one(
         external_id: named.as_ref().and_then(|named| named.external_id.clone()),
     };
     let wanted = |event_type: &str| is_wanted(&endpoints, &whose, event_type);
-    // An endpoint hears of what comes after it was made.
+    // An endpoint gets what happens after it was made.
     alerts.retain(|alert| {
         let within = SignedDuration::from_secs_f64(store::COMMITTED_WITHIN_SECS);
         let hears = |row: &&Row| alert.again || row.created_at <= alert.raised_at + within;

@@ -136,8 +136,8 @@ fn metered_items<'a>(
     now
 }
 
-/// The swaps of one subscription, whoever made them. Of several items that charge a
-/// metric, the one with the lowest price id counts, as in reports.
+/// The price swaps of one subscription, whether made here or in Stripe. If several items
+/// charge a metric, the one with the lowest price id counts, as in reports.
 fn of_subscription(
     catalogue: &Catalogue,
     change: &Change,

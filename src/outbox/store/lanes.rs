@@ -105,7 +105,7 @@ pub async fn hold(
 
 /// Lets go of a lane: it is due when its next delivery is.
 pub async fn release(conn: &mut PgConnection, lane: &Lane) -> Result<(), sqlx::Error> {
-    // Locked before it is looked whether something waits: the publisher locks it too.
+    // Locked before looking for what waits, since the publisher locks it too.
     let held = sqlx::query!(
         "SELECT due_at FROM outbound_lanes
           WHERE organization_id = $1 AND endpoint_id = $2 AND lease_id = $3 FOR UPDATE",
@@ -140,7 +140,7 @@ pub enum Outcome {
     Failed,
 }
 
-/// Records an attempt, by whoever holds the lane.
+/// Records an attempt by the holder of the lane.
 pub async fn record(
     conn: &mut PgConnection,
     lane: &Lane,
