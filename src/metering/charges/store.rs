@@ -129,17 +129,17 @@ pub async fn read(
     .await?;
     row.map(|row| {
         Ok(UsageSoFar {
-        used: row.used,
-        adjustment: row.quota_adjustment,
-        quota: row.quota,
-        over_limit: words::decode("effective_usage_quotas.over_limit", &row.over_limit)?,
-        overridden: row.overridden,
-        included: row.included,
-        rate: row.overage_rate,
-        currency: row.currency,
-        reported_before: row.before.unwrap_or_default(),
-        reported_since: row.since.unwrap_or_default(),
-    })
+            used: row.used,
+            adjustment: row.quota_adjustment,
+            quota: row.quota,
+            over_limit: words::decode("effective_usage_quotas.over_limit", &row.over_limit)?,
+            overridden: row.overridden,
+            included: row.included,
+            rate: row.overage_rate,
+            currency: row.currency,
+            reported_before: row.before.unwrap_or_default(),
+            reported_since: row.since.unwrap_or_default(),
+        })
     })
     .transpose()
 }

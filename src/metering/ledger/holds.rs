@@ -149,7 +149,9 @@ impl Ledger {
         organization_id: Uuid,
         hold: Hold,
     ) -> Result<Hold, LedgerError> {
-        let settled = self.settle_hold(organization_id, hold, HoldCommand::Release).await;
+        let settled = self
+            .settle_hold(organization_id, hold, HoldCommand::Release)
+            .await;
         settled.map(|(hold, _)| hold)
     }
 
@@ -159,7 +161,9 @@ impl Ledger {
         organization_id: Uuid,
         hold: Hold,
     ) -> Result<Hold, LedgerError> {
-        let settled = self.settle_hold(organization_id, hold, HoldCommand::Expire).await;
+        let settled = self
+            .settle_hold(organization_id, hold, HoldCommand::Expire)
+            .await;
         settled.map(|(hold, _)| hold)
     }
 

@@ -297,7 +297,11 @@ mod tests {
         (Buckets::new("api", per_minute, clock.clone()), clock)
     }
 
-    fn status(remaining: u32, full_after_secs: u32, retry_after_secs: Option<u32>) -> RateLimitStatus {
+    fn status(
+        remaining: u32,
+        full_after_secs: u32,
+        retry_after_secs: Option<u32>,
+    ) -> RateLimitStatus {
         RateLimitStatus {
             remaining,
             full_after_secs,
@@ -318,11 +322,7 @@ mod tests {
         clock.advance(Duration::from_millis(100));
         assert_eq!(buckets.take(ONE), status(0, 60, None));
         clock.advance(Duration::from_secs(600));
-        assert_eq!(
-            buckets.take(ONE),
-            status(3, 15, None),
-            "no more than full"
-        );
+        assert_eq!(buckets.take(ONE), status(3, 15, None), "no more than full");
     }
 
     #[test]
@@ -334,11 +334,7 @@ mod tests {
         assert_eq!(buckets.take(ONE), status(19, 41, None));
         let refused = more(39).unwrap();
         assert_eq!(refused, status(0, 60, Some(21)));
-        assert_eq!(
-            buckets.take(ONE),
-            status(18, 42, None),
-            "nothing is taken"
-        );
+        assert_eq!(buckets.take(ONE), status(18, 42, None), "nothing is taken");
         // After as long as it was told, it fits.
         clock.advance(Duration::from_secs(22));
         assert_eq!(buckets.take(ONE).retry_after_secs, None);

@@ -304,7 +304,8 @@ impl Subscriptions {
             params: mark(call.params, &change),
             context: change.context(),
         };
-        self.record_and_execute(client, asked, &state, &change, new).await
+        self.record_and_execute(client, asked, &state, &change, new)
+            .await
     }
 
     /// Records the request of a decided change, and executes it.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{CHECKOUT_ID, Checkout, EXPIRED, STARTED, State, Purchase, store};
+use super::{CHECKOUT_ID, Checkout, EXPIRED, Purchase, STARTED, State, store};
 use crate::audit::{self, NewEntry};
 use crate::catalogue::TrialCard;
 use crate::catalogue::versions::version_name;
@@ -33,7 +33,11 @@ pub struct Begun {
 
 impl Subscriptions {
     /// The open checkout for `purchase`, begun if there is none.
-    pub async fn check_out(&self, requester: &Requester, purchase: &Purchase) -> Result<Begun, Failure> {
+    pub async fn check_out(
+        &self,
+        requester: &Requester,
+        purchase: &Purchase,
+    ) -> Result<Begun, Failure> {
         let client = self.stripe()?;
         let organization_id = requester.organization_id;
         if let Some(code) = &purchase.promotion_code {

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use super::view::{CheckoutView, CompletedCheckout};
-use super::{CheckoutFailure, State as Progress, Purchase};
+use super::{CheckoutFailure, Purchase, State as Progress};
 use crate::catalogue::Interval;
 use crate::server::detached;
 use crate::server::extract::{Json as Body, Path};
@@ -204,7 +204,10 @@ async fn subscribed_at_once(
     if !subscriptions.has_usable_card(client, requester).await? {
         return Ok(false);
     }
-    match subscriptions.change(requester, purchase.command(), None).await {
+    match subscriptions
+        .change(requester, purchase.command(), None)
+        .await
+    {
         Ok(()) => Ok(true),
         Err(Failure::Stripe(error)) if error.kind == ErrorKind::AuthenticationRequired => Ok(false),
         Err(failure) => Err(failure),

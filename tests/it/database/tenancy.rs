@@ -141,7 +141,8 @@ async fn one_call_closes_a_new_table() {
             tx.execute("SET LOCAL ROLE billing_worker").await.unwrap();
             tx.execute(AssertSqlSafe(fill.clone())).await.unwrap();
         }
-        let opening = format!("SET LOCAL ROLE {role}; SET LOCAL app.current_org_id = {organization}");
+        let opening =
+            format!("SET LOCAL ROLE {role}; SET LOCAL app.current_org_id = {organization}");
         tx.execute(sqlx::raw_sql(AssertSqlSafe(opening)))
             .await
             .unwrap();

@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Group, Mode};
-use crate::metering::ledger::holds::{Hold, HoldOutcome, NewHold, Settled, Settling, HoldCommand};
+use crate::metering::ledger::holds::{Hold, HoldCommand, HoldOutcome, NewHold, Settled, Settling};
 use crate::metering::ledger::queue::QueuedRequest;
 use crate::metering::ledger::requests::{hold_ids, named_events, taken_back};
 use crate::metering::ledger::store;
