@@ -13,6 +13,7 @@ use valuecanvas_billing::db::{TenantTx, WorkerTx, WriteTx};
 
 use super::tenants::{Outcome, attempt};
 use crate::support::TestDatabase;
+use crate::support::program::{program_on, run};
 
 const ORGANIZATION: Uuid = Uuid::from_u128(0xa);
 const OTHER: Uuid = Uuid::from_u128(0xb);

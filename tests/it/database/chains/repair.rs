@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::{ORGANIZATION, append, breaks, raw, with_chains};
+use crate::database::tenants::{Outcome, attempt};
 use crate::support::TestDatabase;
 use crate::support::program::{Ran, program_on, run};
 

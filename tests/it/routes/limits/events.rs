@@ -7,6 +7,7 @@ use valuecanvas_billing::tenancy::auth::Permission;
 use super::{Chance, MARK, probes};
 use crate::metering::tenant::Tenant;
 use crate::support::TestService;
+use crate::support::dice::Dice;
 use crate::support::events::{event, invoice, sign, subscription};
 
 /// Where the values of an object stand.
