@@ -1,6 +1,6 @@
 //! Those who serve cannot stop an audit chain, and the owner mends one.
 
-mod repair;
+mod repairs;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use valuecanvas_billing::db::{TenantTx, WorkerTx, WriteTx};
 
 use super::tenants::{Outcome, attempt};
 use crate::support::TestDatabase;
-use crate::support::program::{program_on, run};
+use crate::support::program::{Ran, program_on, run};
 
 const ORGANIZATION: Uuid = Uuid::from_u128(0xa);
 const OTHER: Uuid = Uuid::from_u128(0xb);
@@ -181,6 +181,19 @@ async fn a_login_that_inherits_is_bound_as_well() {
         tx.execute("ROLLBACK TO before").await.unwrap();
     }
     tx.rollback().await.unwrap();
+}
+
+fn repair(db: &TestDatabase, more: &[&str]) -> Ran {
+    let organization = ORGANIZATION.to_string();
+    let arguments = ["audit", "repair", "--organization", &organization];
+    let reason: &[&str] = match more.contains(&"--reason") {
+        true => &[],
+        false => &["--reason", "a test"],
+    };
+    run(&mut program_on(
+        db,
+        &[&arguments[..], more, reason].concat(),
+    ))
 }
 
 /// What the service's own role may write beside a chain is found, and does not

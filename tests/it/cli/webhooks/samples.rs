@@ -1,6 +1,6 @@
 //! `webhooks trigger`: samples, what they leave, and where none is sent.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 use valuecanvas_billing::projection::HANDLED_TYPES;
 use valuecanvas_billing::tenancy::organizations::sample;

@@ -1,25 +1,13 @@
 //! The owner mends a chain that was stopped.
 
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Executor as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _};
+use valuecanvas_billing::audit::verify;
 
-use super::{ORGANIZATION, append, breaks, raw, with_chains};
+use super::{ORGANIZATION, append, breaks, raw, repair, with_chains};
 use crate::database::tenants::{Outcome, attempt};
 use crate::support::TestDatabase;
-use crate::support::program::{Ran, program_on, run};
-
-fn repair(db: &TestDatabase, more: &[&str]) -> Ran {
-    let organization = ORGANIZATION.to_string();
-    let arguments = ["audit", "repair", "--organization", &organization];
-    let reason: &[&str] = match more.contains(&"--reason") {
-        true => &[],
-        false => &["--reason", "a test"],
-    };
-    run(&mut program_on(
-        db,
-        &[&arguments[..], more, reason].concat(),
-    ))
-}
+use crate::support::program::{program_on, run};
 
 /// As databases of before may have it, or what a superuser did.
 async fn damage(db: &TestDatabase, statement: &str) {
@@ -188,7 +176,7 @@ async fn the_guides_file_run_again_leaves_chains_that_grow() {
         if !drop.is_empty() {
             db.execute(drop).await;
         }
-        let ran = super::psql::file(&db.url("postgres"), file.as_ref());
+        let ran = crate::database::psql::file(&db.url("postgres"), file.as_ref());
         assert_eq!((ran.status, ran.stderr.as_str()), (0, ""));
         append(&db).await.unwrap();
         let verified = run(&mut program_on(&db, &["migrate", "verify"]));
@@ -196,7 +184,7 @@ async fn the_guides_file_run_again_leaves_chains_that_grow() {
         assert_eq!(doctor(), "warning", "{drop}");
     }
     for file in newer {
-        let ran = super::psql::file(&db.url("postgres"), file.as_ref());
+        let ran = crate::database::psql::file(&db.url("postgres"), file.as_ref());
         assert_eq!((ran.status, ran.stderr.as_str()), (0, ""));
     }
     append(&db).await.unwrap();
