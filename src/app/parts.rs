@@ -252,7 +252,10 @@ async fn sweep_grace_periods(pool: PgPool) -> Result<Next, sqlx::Error> {
 async fn sweep_past_due(pool: PgPool, catalogue: Arc<Catalogue>) -> Result<Next, sqlx::Error> {
     let changed = subscriptions::sweep_past_due(&pool, &catalogue).await?;
     if changed > 0 {
-        tracing::info!(changed, "Access while past due ended, or is back");
+        tracing::info!(
+            changed,
+            "Access of past-due subscriptions ended or returned"
+        );
     }
     Ok(Next::AfterPeriod)
 }

@@ -22,7 +22,7 @@ tokio::task_local! {
     /// Whether what is entered happened before.
     static HISTORY: ();
 }
-/// In the metadata of what happened before it was entered.
+/// The member of an entry's metadata that marks what happened before it was recorded here.
 const IMPORTED: &str = "imported";
 
 /// Marks what `work` enters as history, which the product is not told as if it happened

@@ -472,8 +472,8 @@ pub async fn erase_personal_data(
     Ok(erased.execute(tx.conn()).await?.rows_affected())
 }
 
-/// Counts a change of what the state of `organizations` shows that is entered nowhere, so
-/// that its version rises all the same.
+/// Counts a change of the organizations' state that no audit entry records, so that the
+/// state's version rises all the same.
 pub async fn count_unentered(
     conn: &mut PgConnection,
     organizations: &[Uuid],

@@ -67,7 +67,7 @@ impl Address {
         let _ = write!(self.shown, "{joint}service={name}");
     }
 
-    /// Keeps a secret; `false` if the parameter is none. The last value counts, as for
+    /// Keeps a secret; `false` if the parameter is not one. The last value counts, as in
     /// libpq.
     fn keep(&mut self, name: &str, value: String) -> bool {
         let index = SECRETS.iter().position(|secret| *secret == name);

@@ -82,8 +82,8 @@ pub async fn make_roles(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
 /// How many numbers of events an organization's stream skips after a restore.
 const SKIPPED: i64 = 1_000_000;
 
-/// Has the numbers of events go on above those that were given after the backup: whoever
-/// has seen those takes no state with a lower one.
+/// Continues the numbering of events above the numbers given out since the backup: a
+/// consumer that saw those ignores any state with a lower number.
 pub async fn skip_sequences(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     let sql = format!(
         "DO $$

@@ -1,5 +1,5 @@
-//! Reading together: what is asked for while one read is under way shares the
-//! next. Nothing is remembered, so every answer is younger than its question.
+//! Batched reads: keys that are asked for while one query runs share the next. Nothing
+//! is cached, so every answer is read after its question was asked.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -61,7 +61,7 @@ where
         Self { queue }
     }
 
-    /// The value of `key` now; None: there is none.
+    /// The current value of `key`; `None` if there is none.
     pub async fn find(&self, key: K) -> Answer<V> {
         let (answer, answered) = oneshot::channel();
         let crowded = || Err(Arc::new(sqlx::Error::PoolTimedOut));

@@ -201,7 +201,7 @@ fn added_up(held: Option<&FeatureValue>, given: &FeatureValue, quantity: u32) ->
 }
 
 impl FeatureKind {
-    /// What an add-on may give of it, for whoever wrote something else.
+    /// What an add-on may give of it, for an error message.
     fn expected_of_addon(self) -> &'static str {
         match self {
             Self::Flag => "is a flag; an add-on gives it by true",

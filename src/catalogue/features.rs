@@ -148,7 +148,7 @@ impl FeatureKind {
         Ok(Some(FeatureValue::Text(text.to_owned())))
     }
 
-    /// What is right, for whoever gave something else.
+    /// The values that are accepted, for an error message.
     fn expected(self) -> String {
         match self {
             Self::Flag => "is a flag; write true or false".to_owned(),

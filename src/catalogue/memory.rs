@@ -295,7 +295,7 @@ impl Catalogue {
         Ok(())
     }
 
-    /// The same for prices of which only the ids are known.
+    /// The same, by the prices' ids alone.
     pub async fn recall_prices(
         &self,
         conn: &mut PgConnection,

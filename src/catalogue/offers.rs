@@ -102,8 +102,8 @@ impl Plan {
             .collect()
     }
 
-    /// A digest of what a subscriber has: a change makes another version. Which price is
-    /// meant unless another is asked for is no term.
+    /// A digest of the terms: another digest is another version. Which price is the
+    /// default is not one of the terms.
     pub fn digest(&self) -> String {
         let mut terms = match self.other_prices.is_empty() {
             true => json!({
@@ -126,8 +126,7 @@ impl Plan {
         digest(&terms)
     }
 
-    /// A digest of what Stripe charges. Versions that share it are sold with the same
-    /// prices.
+    /// A digest of the prices at Stripe. Versions with the same digest share their prices.
     pub fn billed_digest(&self) -> String {
         let billed = || self.quotas.iter().filter(|(_, quota)| quota.is_billed());
         let mut terms = match self.other_prices.is_empty() {

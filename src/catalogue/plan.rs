@@ -31,7 +31,7 @@ pub struct EnforcedRoute {
 pub struct Plan {
     pub tier: String,
     pub name: String,
-    /// The price that is meant unless another is asked for.
+    /// The default price.
     pub price: Price,
     /// Its prices in other currencies and intervals.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

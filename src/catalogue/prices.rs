@@ -76,9 +76,8 @@ impl PlanPrices {
     }
 }
 
-/// A plan's prices: that which is meant unless another is asked for, and the others.
-/// It is the one in the currency of the free plan, `home`, or in the first currency by
-/// name, and of those the one by the month.
+/// A plan's prices: the default, and the others. The default is in the currency of the free
+/// plan, `home`, or in the first currency by name; of several, it is the one by the month.
 pub(super) fn check_prices(
     tier: &str,
     tier_at: usize,
@@ -263,7 +262,7 @@ pub(super) fn check_seat_price(
     }
 }
 
-/// Enters a plan's prices, none of which another may have.
+/// Claims a plan's prices, which no other plan may have.
 pub(super) fn claim(
     catalogue: &mut Catalogue,
     at: usize,
@@ -351,7 +350,7 @@ pub(super) fn claim_metered(
     Ok(())
 }
 
-/// The currency of the free plan, in which a plan is sold unless another is asked for.
+/// The currency of the free plan, which is the default of the others.
 pub(super) fn home_currency<'a>(plans: impl Iterator<Item = (&'a str, Option<String>)>) -> String {
     let mut free = plans.filter(|(tier, _)| *tier == FREE_TIER);
     free.next()

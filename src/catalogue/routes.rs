@@ -50,8 +50,8 @@ struct PlanView {
     #[schema(example = "usd")]
     currency: String,
     interval: Interval,
-    /// All prices, by currency and interval; those of before this list are the one that
-    /// is meant unless another is asked for.
+    /// All prices, by currency and interval. `priceAmount`, `currency` and `interval` above
+    /// are the default one.
     prices: Vec<PriceView>,
     /// The period of its quotas: a month, or the one that is paid.
     allowance_period: AllowancePeriod,

@@ -27,8 +27,8 @@ pub struct Seats {
     /// are sold.
     pub included: u32,
     pub mode: SeatMode,
-    /// What each licensed seat beyond those costs, by currency and interval. None: the
-    /// fee is for each seat.
+    /// The price of each licensed seat beyond the included ones, by currency and interval;
+    /// empty if the plan's fee is charged for each seat.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prices: Vec<Price>,
 }

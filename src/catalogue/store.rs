@@ -213,8 +213,8 @@ pub async fn add_version(
     new: &NewVersion<'_>,
 ) -> Result<i32, sqlx::Error> {
     let version = loop {
-        // Whoever takes the same number at the same time is waited for, and this is
-        // tried again with the next one.
+        // A concurrent insert of the same number is waited for; this one then tries the
+        // next number.
         sqlx::query!(
             "INSERT INTO plan_versions (plan_tier, version, digest, billed_digest, definition)
              SELECT $1, coalesce(max(version), 0) + 1, $2, $3, $4

@@ -84,7 +84,7 @@ impl Catalogue {
     /// plan as it is sold now.
     pub fn terms(&self, tier: &str, version: Option<i32>) -> Option<Plan> {
         self.known_terms(tier, version).or_else(|| {
-            tracing::error!(tier, version, "A version of a plan is not known");
+            tracing::error!(tier, version, "Unknown version of a plan");
             self.plan(tier).cloned()
         })
     }

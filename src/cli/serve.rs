@@ -54,7 +54,7 @@ impl Serve {
     }
 }
 
-/// Whoever saw a demo's terminal knows its operator's password, and is not let in here.
+/// A demo prints its operator's password, so the account is disabled before serving.
 async fn disable_demo(database: &Database) -> Result<(), Failure> {
     if database.embedded.is_none() {
         return Ok(());

@@ -187,7 +187,7 @@ impl Users {
 }
 
 impl Made {
-    /// Whoever existed before keeps their password.
+    /// A user that existed before keeps their password.
     fn of(created: Created, password: Option<String>) -> Self {
         match created {
             Created::User(user) => Self {

@@ -95,7 +95,7 @@ impl IssuerArgs {
     }
 }
 
-/// Whoever can change what comes from there can sign tokens of all users.
+/// Must be https: who can change the response can sign tokens for every user.
 fn keys_at(text: &str) -> Result<Url, ConfigError> {
     let wrong = |problem: &str| ConfigError::new("AUTH_JWKS_URL", problem);
     let url = Url::parse(text).ok().filter(Url::has_host);

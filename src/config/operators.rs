@@ -44,17 +44,17 @@ pub struct OperatorArgs {
 #[derive(Debug, Clone, Default)]
 pub struct OperatorConfig {
     pub require_second_factor: bool,
-    /// None: passwords alone.
+    /// `None` if operators sign in by password only.
     pub oidc: Option<OidcConfig>,
 }
 
 /// Operators' identity provider.
 #[derive(Clone)]
 pub struct OidcConfig {
-    /// To the letter.
+    /// Compared exactly with the tokens' `iss`.
     pub issuer: String,
     pub client_id: String,
-    /// None: a public client.
+    /// `None` for a public client.
     pub client_secret: Option<String>,
     pub operator_group: Option<String>,
     pub readonly_group: Option<String>,
@@ -141,7 +141,7 @@ impl OperatorArgs {
     }
 }
 
-/// Whoever can change what comes from there can make operators.
+/// Must be https: who can change the response can make operators.
 fn provider(text: &str) -> Result<String, ConfigError> {
     let wrong = |problem: &str| ConfigError::new("OIDC_ISSUER", problem);
     let url = Url::parse(text).ok().filter(Url::has_host);

@@ -13,7 +13,7 @@ pub struct PortalArgs {
     #[arg(long, env = "PORTAL_NAME")]
     portal_name: Option<String>,
     /// How the customer pages look: `accent=#1f5fbf; accent-dark=#8ab8ff; radius=10;
-    /// font=system`, each of which may be left out.
+    /// font=system`. Each part is optional.
     #[arg(long, env = "PORTAL_THEME")]
     portal_theme: Option<String>,
     /// Origins (https://host) whose pages may frame the customer pages, comma separated;

@@ -54,7 +54,7 @@ impl Default for Rates {
 pub struct SurfaceConfig {
     pub rates: Rates,
     pub cors_origins: Vec<HeaderValue>,
-    /// None: only our own tokens and keys are accepted.
+    /// `None` if only our own tokens and keys are accepted.
     pub issuer: Option<IssuerConfig>,
     pub addresses: AddressConfig,
     pub portal: PortalConfig,

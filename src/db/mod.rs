@@ -14,6 +14,7 @@ pub mod rights;
 mod room;
 mod scarcity;
 mod transactions;
+pub mod words;
 
 use sqlx::Executor as _;
 use sqlx::postgres::PgConnection;

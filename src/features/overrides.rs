@@ -251,7 +251,7 @@ fn state(row: &FeatureRow) -> Value {
     json!({"value": row.value, "source": row.source, "override": set})
 }
 
-/// Whoever set it gave the reason with their own entry, where it can be erased.
+/// The reason is in the audit entry of whoever set it, where it can be erased.
 fn without_reason(set: &Override) -> Value {
     json!({"value": set.value, "expiresAt": set.expires_at, "setBy": set.set_by,
            "createdAt": set.created_at})

@@ -119,7 +119,7 @@ pub async fn page(
     Ok(page.of(rows))
 }
 
-/// The newest invoices of which something is still to be paid.
+/// The newest invoices with an amount still to be paid.
 pub async fn unpaid(shared: &Shared, organization: Uuid) -> Result<Vec<Invoice>, Problem> {
     let mut tx = shared.read(organization).await?;
     Ok(store::unpaid(&mut tx, UNPAID).await?)

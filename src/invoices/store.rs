@@ -93,7 +93,7 @@ pub async fn list(
     Ok(rows.into_iter().map(Invoice::from).collect())
 }
 
-/// The newest open invoices of which something remains to be paid.
+/// The newest open invoices with an amount still to be paid.
 pub async fn unpaid(tx: &mut RequestTx, limit: i64) -> Result<Vec<Invoice>, sqlx::Error> {
     let organization_id = tx.organization_id();
     let rows = sqlx::query_as!(

@@ -104,7 +104,7 @@ async fn store(
             // It would end every run at this event.
             Err(error @ IntakeError::Payload(_)) => {
                 let event_id = event["id"].as_str();
-                tracing::warn!(event_id, %error, "An event of Stripe's cannot be stored");
+                tracing::warn!(event_id, %error, "An event from Stripe cannot be stored");
                 Ok(None)
             }
             stored => stored.map(Some),

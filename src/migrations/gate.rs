@@ -1,5 +1,5 @@
-//! Keeps what writes from a schema that lacks migrations: it would fail halfway, and use up the
-//! attempts of what it works on.
+//! Holds writers back while the schema lacks migrations: they would fail halfway and use up
+//! the attempts of the events they work on.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Which addresses an endpoint may have. Whoever enters a URL must not be able to have
-//! this service call what only this service can reach.
+//! Which addresses an endpoint may have. A URL must not make this service call a host that
+//! only this service can reach.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

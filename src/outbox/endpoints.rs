@@ -160,17 +160,17 @@ impl By {
         }
     }
 
-    /// Whoever runs a command, or the service itself.
+    /// A command, or the service itself.
     pub const SYSTEM: Self = Self {
         actor: Actor::System,
         client: None,
     };
 }
 
-/// Whose an endpoint is made for.
+/// What an endpoint is made for.
 pub enum Kind {
     Operator,
-    /// Sent by whoever runs `events listen`, and gone once that is.
+    /// `events listen` sends to it, and removes it when it ends.
     Listen {
         lease: Duration,
     },
@@ -435,7 +435,7 @@ pub async fn test(
     let data = json!({"message": "A test: nothing happened.", "endpointId": row.id});
     let body = NewEvent::new(event_id, TEST, now, &data).and_then(|event| event.body(SOURCE, 0));
     let body = body.map_err(|error| sqlx::Error::Encode(error.into()))?;
-    // Nobody but whoever listens knows what its address means.
+    // Its address is meant for the process that listens.
     let poster = match row.source.as_str() {
         "listen" => return Err(EndpointError::Listening),
         "configuration" => Poster::trusting(),

@@ -91,7 +91,7 @@ fn subscription(entry: &Entry, whose: &Whose) -> Result<Option<NewEvent>, serde_
     new(event_type, entry, &data)
 }
 
-/// The former values of what differs. What there was not is null.
+/// The previous values of the members that differ; null for one that was not there.
 fn changed<T: serde::Serialize>(
     before: &T,
     after: &T,

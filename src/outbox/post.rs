@@ -28,7 +28,7 @@ const EXCERPT_CHARS: usize = 500;
 #[derive(Clone)]
 pub struct Poster {
     client: reqwest::Client,
-    /// `None`: the address is the configuration's, or of whoever runs the command.
+    /// `None` for an address of the configuration or of the command line, which is trusted.
     allowed: Option<AllowedAddresses>,
 }
 

@@ -3,7 +3,7 @@
 //! organizations, reads their states, and then writes the events and takes the marks in one
 //! transaction. Several changes become one `organization.state_changed`, the newest.
 //!
-//! Any number of publishers may run: whoever finds a mark gone that it has read, leaves
+//! Any number of publishers may run. One that finds a mark gone which it has read leaves
 //! the organization to the other.
 
 use std::collections::HashMap;
@@ -39,7 +39,7 @@ const PAUSES_UNDER_PRESSURE: u32 = 9;
 
 /// What publishing needs of rooms that it does not know.
 pub trait Source: Send + Sync {
-    /// An organization's state as it is now, as JSON; `None`: there is none.
+    /// An organization's current state as JSON; `None` if it has none.
     fn state(&self, organization_id: Uuid) -> BoxFuture<'_, Result<Option<Bytes>, String>>;
 
     /// Whether intake is busy.
@@ -56,8 +56,8 @@ pub enum PublishError {
     Json(#[from] serde_json::Error),
 }
 
-/// Publishes what waits, and says whether there may be more. `after` is where the last run
-/// ended: whoever comes late in the order has its turn as well.
+/// Publishes what waits, and returns whether there may be more. It starts `after` the
+/// organization at which the last run ended, so that every organization gets its turn.
 pub async fn publish(
     pool: &PgPool,
     source: &dyn Source,

@@ -1,11 +1,11 @@
-//! Sends events: to each endpoint those of each organization in order, one after the
-//! other. Endpoints do not wait for each other: each has a call of its own. Nor do
-//! organizations of one endpoint, as far as its share of calls reaches, and those whose events
-//! it does not take leave the others theirs.
+//! Sends events. Each endpoint gets the events of an organization in order, one after the
+//! other. Endpoints do not wait for each other, since each has its own call, and neither do
+//! organizations of one endpoint, within its share of calls; those whose events it does not
+//! take leave the others theirs.
 //!
-//! A lane is leased before anything is sent, and an attempt recorded by whoever has the
-//! lease, those of many lanes in one transaction. A sender that dies in between leaves the event to be sent again, under the same
-//! id.
+//! A lane is leased before anything is sent, and only the holder of the lease records the
+//! attempt, with those of other lanes in one transaction. If a sender dies in between, the
+//! event is sent again under the same id.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -62,7 +62,7 @@ pub enum Serves {
     },
 }
 
-/// An attempt, for whoever listens.
+/// An attempt, as `events listen` shows it.
 #[derive(Debug, Clone)]
 pub struct Attempt {
     pub event_type: String,

@@ -76,11 +76,11 @@ pub async fn follow_settings(pool: &PgPool, url: Option<&Url>) -> Result<(), End
     Ok(())
 }
 
-/// Endpoints of which a sweep clears a batch each.
+/// The number of endpoints that one sweep clears a batch of.
 const CLEARED: i64 = 4;
 
-/// Clears a part of what a crash left of removed endpoints. Returns whether there was any:
-/// looking for it reads all lanes.
+/// Clears a part of what a crash left of removed endpoints. Returns whether it found any, so
+/// that the caller does not scan all lanes for nothing.
 pub async fn clear_some(pool: &PgPool) -> Result<bool, EndpointError> {
     let mut tx = WorkerTx::begin(pool).await?;
     let uncleared = store::uncleared(tx.conn(), CLEARED).await?;

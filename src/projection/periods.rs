@@ -80,9 +80,9 @@ pub fn resumed(stored: &BTreeMap<ObjectKey, StoredSubscription>, changes: &[Chan
         .collect()
 }
 
-/// The organizations of which a period ends whose subscription granted nothing before the
-/// batch, because it is past due. Stripe goes on with its periods, and what was used
-/// meanwhile belongs to none of them.
+/// The organizations whose period ends and whose subscription granted nothing before the
+/// batch, because it is past due. Stripe continues its periods, but usage in the meantime
+/// belongs to none of them.
 pub fn interrupted(
     stored: &BTreeMap<ObjectKey, StoredSubscription>,
     renewed: &[Renewed],

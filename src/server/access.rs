@@ -61,7 +61,7 @@ pub enum Access {
     Public,
     /// Stripe, which signs what it sends. The handler checks the signature.
     StripeSignature,
-    /// Whoever has a session token.
+    /// Anyone with a session token.
     Token,
     /// A tenant's user or API key with this permission, or a service key with it that
     /// names an organization.

@@ -104,7 +104,7 @@ async fn read_as(
 
 struct Reading<'a> {
     class: Class,
-    /// None: no connection, as in tests of handlers.
+    /// `None` without a connection, as in tests of handlers.
     line: Option<&'a Line>,
     payer: &'a (dyn Fn() -> Payer + Sync),
     declared: Option<usize>,

@@ -1,5 +1,4 @@
-//! The caller of a request, whoever it is, as the guard notes it once the
-//! credential is checked.
+//! The caller of a request, as the guard notes it once the credential is checked.
 
 use axum::extract::Request;
 use axum::http::Extensions;
@@ -8,8 +7,8 @@ use uuid::Uuid;
 /// Who sends a request: whose limits it counts against.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller {
-    /// Nil for operators, who belong to no organization, and for service keys on routes
-    /// beside all of them.
+    /// Nil for operators, who belong to no organization, and for service keys on routes that
+    /// are not of one organization.
     pub organization_id: Uuid,
     /// `user`, `api_key` or `service_key`.
     pub kind: &'static str,
@@ -21,8 +20,8 @@ pub struct Caller {
 pub const SERVICE_KEY: &str = "service_key";
 
 impl Caller {
-    /// Whose share of what all use it takes: the organization's, or its own where it
-    /// belongs to none.
+    /// Whose share of common resources the request takes: the organization's, or the
+    /// caller's own if it belongs to none.
     pub fn share_of(&self) -> Uuid {
         match self.id {
             Some(id) if self.organization_id.is_nil() => id,

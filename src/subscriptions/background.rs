@@ -47,7 +47,7 @@ impl Subscriptions {
                     tracing::warn!(%error, "Missing invoice lines could not be fetched");
                 }
                 if let Err(error) = reports::explain_new(&self.pool, &client).await {
-                    tracing::warn!(%error, "Rejected usage could not be looked at");
+                    tracing::warn!(%error, "Rejected usage could not be checked");
                 }
                 if let Err(error) = self.fetch_coupon_terms(&client).await {
                     tracing::warn!(%error, "The terms of coupons could not be fetched");

@@ -80,7 +80,7 @@ pub struct Link {
     pub fields: Fields,
     /// What is personal of it, unless it has nothing, or was erased.
     pub personal: Option<PersonalData>,
-    /// The digest of what is, or was, personal of it.
+    /// The digest of its personal data, which outlives the data.
     pub personal_digest: Option<String>,
 }
 

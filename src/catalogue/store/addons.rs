@@ -85,8 +85,8 @@ pub async fn has_addon_price(
     Ok(recorded.is_some_and(|one| one.unit_amount == price.amount))
 }
 
-/// Lets the file's word of what prices are for take the place of what was remembered, and
-/// remembers those that are new. Returns the prices of which it was another one, or none.
+/// Records what the file says each price is for, and returns the prices for which that is
+/// new or has changed.
 pub async fn correct(
     conn: &mut PgConnection,
     prices: &[NewPrice],

@@ -95,7 +95,7 @@ pub async fn tell_items(
     tell_phases(conn, organizations).await
 }
 
-/// The same for the items of what schedules will make of subscriptions.
+/// The same for the items of scheduled phases.
 async fn tell_phases(conn: &mut PgConnection, organizations: &[Uuid]) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE billing_subscription_schedules h SET phases = told.phases

@@ -150,6 +150,6 @@ async fn backlog(pool: &PgPool) -> Result<webhooks::Backlog, sqlx::Error> {
 
 /// Prints from a thread that may wait for the terminal.
 async fn show(text: String) {
-    // Whoever closed the terminal sees no more lines, and needs none.
+    // A closed terminal is no error.
     let _ = tokio::task::spawn_blocking(move || output::print(&text)).await;
 }

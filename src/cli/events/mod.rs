@@ -83,8 +83,8 @@ fn types(format: Format) -> Result<(), Failure> {
     })
 }
 
-/// Replaces each reference to a schema of the document by the schema: whoever reads it has
-/// the whole.
+/// Replaces each reference to a schema of the document by the schema itself, so that the
+/// output stands alone.
 fn spell_out(schema: &mut Value, schemas: &Value) {
     let named = schema["$ref"].as_str();
     let named = named.and_then(|name| name.strip_prefix("#/components/schemas/"));

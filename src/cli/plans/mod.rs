@@ -69,7 +69,7 @@ struct Shown<'a> {
     currency: &'a str,
     interval: &'static str,
     lookup_key: Option<&'a str>,
-    /// All of them; those above are the one that is meant unless another is asked for.
+    /// All prices; the fields above are the default one.
     prices: Vec<ShownPrice>,
     /// The period of its quotas: a month, or the one that is paid.
     allowance_period: AllowancePeriod,

@@ -76,7 +76,7 @@ impl Booked {
         self.swap.organization_id == organization_id && self.swap.metric == metric
     }
 
-    /// The audit entry of what it charges.
+    /// The audit entry of the charge.
     pub fn entry(&self, actor: Actor) -> Option<NewEntry> {
         let charged = self.charged.as_ref()?;
         Some(NewEntry {

@@ -70,8 +70,8 @@ impl UsageCharge {
     }
 }
 
-/// Batched reads of what organizations are over their quotas by, at a second of the
-/// customer's time.
+/// Batched reads of organizations' usage over their quotas, as of a second of the
+/// customer's clock.
 pub type OverageLookup = Grouped<(Uuid, i64), Vec<Overage>>;
 
 /// The connections of `lookups` have the role billing_worker from the start.

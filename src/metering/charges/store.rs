@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::booking::PriceSwap;
 use crate::catalogue::Aggregation;
+use crate::db::words;
 pub use raised::{OverSoFar, over_so_far};
 
 /// A metric's usage in a period until its price is removed.
@@ -128,20 +129,22 @@ pub async fn read(
     )
     .fetch_optional(conn)
     .await?;
-    Ok(row.map(|row| UsageSoFar {
-        used: row.used,
-        adjustment: row.quota_adjustment,
-        quota: row.quota,
-        // An unknown word charges nothing.
-        over_limit: OverLimit::named(&row.over_limit).unwrap_or(OverLimit::Hard),
-        plan_tier: row.plan_tier,
-        overridden: row.overridden,
-        included: row.included,
-        rate: row.overage_rate,
-        currency: row.currency,
-        reported_before: row.before.unwrap_or_default(),
-        reported_since: row.since.unwrap_or_default(),
-    }))
+    row.map(|row| {
+        Ok(UsageSoFar {
+            used: row.used,
+            adjustment: row.quota_adjustment,
+            quota: row.quota,
+            over_limit: words::decode("effective_usage_quotas.over_limit", &row.over_limit)?,
+            plan_tier: row.plan_tier,
+            overridden: row.overridden,
+            included: row.included,
+            rate: row.overage_rate,
+            currency: row.currency,
+            reported_before: row.before.unwrap_or_default(),
+            reported_since: row.since.unwrap_or_default(),
+        })
+    })
+    .transpose()
 }
 
 /// A charge to enter.

@@ -97,7 +97,7 @@ pub async fn list(conn: &mut PgConnection, filter: &Filter) -> Result<Vec<GraceR
         .collect())
 }
 
-/// The running grace periods that end next: whose, of what, and when.
+/// The running grace periods that end next: organization, metric and end.
 pub async fn ending(
     conn: &mut PgConnection,
     limit: i64,

@@ -61,7 +61,7 @@ pub struct QuotaDecision {
 }
 
 impl Account {
-    /// An account of which nothing is read yet but the time.
+    /// An account before its rows are read.
     pub fn blank(aggregation: Aggregation, grace_hours: u32, now: Timestamp) -> Self {
         Self {
             aggregation,
@@ -274,8 +274,8 @@ impl Account {
         Ok(self.decided(period, decision, policy))
     }
 
-    /// Decides what is counted of a hold of which `used` was used. What it covers is; the
-    /// rest as a check would decide. The hold itself is released by the caller.
+    /// Decides how much of `used` is counted when a hold is confirmed: what the hold covers
+    /// always, the rest as a check would decide. The caller releases the hold itself.
     pub fn confirm(&mut self, hold: &Hold, used: Decimal) -> Result<Confirmed, UsageRejection> {
         let policy = self.policy()?;
         let (grace_hours, now) = (self.grace_hours, self.now);

@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::{Ledger, LedgerError, NewEvent, Op, QuotaDecision, Reply, unexpected};
+use crate::db::words::words;
 
 /// A use to be held.
 #[derive(Debug, Clone)]
@@ -54,26 +55,11 @@ impl Settled {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HoldOutcome {
-    Confirmed,
-    Released,
-    Expired,
-}
-
-impl HoldOutcome {
-    pub const ALL: [Self; 3] = [Self::Confirmed, Self::Released, Self::Expired];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Confirmed => "confirmed",
-            Self::Released => "released",
-            Self::Expired => "expired",
-        }
-    }
-
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|one| one.as_str() == name)
+words! {
+    pub enum HoldOutcome {
+        Confirmed = "confirmed",
+        Released = "released",
+        Expired = "expired",
     }
 }
 
@@ -81,11 +67,11 @@ impl HoldOutcome {
 #[derive(Debug, Clone)]
 pub struct Settling {
     pub hold: Hold,
-    pub wish: Wish,
+    pub command: HoldCommand,
 }
 
 #[derive(Debug, Clone)]
-pub enum Wish {
+pub enum HoldCommand {
     Confirm {
         /// What was used.
         used: Box<NewEvent>,
@@ -98,11 +84,11 @@ pub enum Wish {
 }
 
 impl Settling {
-    /// The events of which one may be counted.
+    /// The event to count, if the hold is confirmed.
     pub(super) fn event(&self) -> Option<&NewEvent> {
-        match &self.wish {
-            Wish::Confirm { used, .. } => Some(used),
-            Wish::Release | Wish::Expire => None,
+        match &self.command {
+            HoldCommand::Confirm { used, .. } => Some(used),
+            HoldCommand::Release | HoldCommand::Expire => None,
         }
     }
 }
@@ -150,11 +136,11 @@ impl Ledger {
         hold: Hold,
         used: Decimal,
     ) -> Result<(Hold, Option<QuotaDecision>), LedgerError> {
-        let wish = Wish::Confirm {
+        let command = HoldCommand::Confirm {
             used: Box::new(hold.event(used)),
             covered: Box::new(hold.event(hold.quantity)),
         };
-        self.settle_hold(organization_id, hold, wish).await
+        self.settle_hold(organization_id, hold, command).await
     }
 
     /// Lets a hold go. It comes back as it is settled, which may have been before.
@@ -163,7 +149,9 @@ impl Ledger {
         organization_id: Uuid,
         hold: Hold,
     ) -> Result<Hold, LedgerError> {
-        let settled = self.settle_hold(organization_id, hold, Wish::Release).await;
+        let settled = self
+            .settle_hold(organization_id, hold, HoldCommand::Release)
+            .await;
         settled.map(|(hold, _)| hold)
     }
 
@@ -173,7 +161,9 @@ impl Ledger {
         organization_id: Uuid,
         hold: Hold,
     ) -> Result<Hold, LedgerError> {
-        let settled = self.settle_hold(organization_id, hold, Wish::Expire).await;
+        let settled = self
+            .settle_hold(organization_id, hold, HoldCommand::Expire)
+            .await;
         settled.map(|(hold, _)| hold)
     }
 
@@ -181,9 +171,9 @@ impl Ledger {
         &self,
         organization_id: Uuid,
         hold: Hold,
-        wish: Wish,
+        command: HoldCommand,
     ) -> Result<(Hold, Option<QuotaDecision>), LedgerError> {
-        let op = Op::SettleHold(Box::new(Settling { hold, wish }));
+        let op = Op::SettleHold(Box::new(Settling { hold, command }));
         match self.ask(organization_id, op).await? {
             Reply::HoldSettled(hold, decided) => Ok((*hold, decided)),
             other => Err(unexpected(&other)),

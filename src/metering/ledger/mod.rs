@@ -1,8 +1,7 @@
-//! The ledger: for each lane of organizations one writer, which takes of what is
-//! queued, each organization in turn, locks the accounts it touches, decides each request in order,
-//! writes, commits, and answers. There is no cache that could be stale: what
-//! decides is read under the lock. Who asks about an account that another
-//! session holds waits aside, and nobody with them.
+//! The ledger. Each lane of organizations has one writer, which takes queued requests from
+//! each organization in turn, locks the accounts they touch, decides each request in order,
+//! writes, commits, and answers. No cache can be stale, since what decides is read under the
+//! lock. Requests for an account that another session holds are set aside and delay no other.
 
 mod account;
 mod closed_periods;

@@ -61,8 +61,8 @@ const fn opening(lock_timeout: &'static str) -> [&'static str; 5] {
     ]
 }
 
-/// Accounts of which another session holds something that was waited for in
-/// vain, until they are counted in again.
+/// Accounts whose rows another session held for longer than the lock timeout, until they
+/// can be counted in again.
 #[derive(Clone, Default)]
 pub struct Blocked(Arc<Mutex<HashSet<Key>>>);
 
@@ -181,7 +181,7 @@ impl Committer {
         Committed::Answered(Err(LedgerError::Unavailable))
     }
 
-    /// One line for many: whoever sends what cannot be counted sends it again.
+    /// Logs one line for many failures, since clients retry.
     fn tell(&self, error: &sqlx::Error, requests: &[QueuedRequest]) {
         let Some(times) = self.failed.happened(Instant::now()) else {
             return;

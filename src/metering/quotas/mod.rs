@@ -97,9 +97,9 @@ pub struct AppliedCatalogue {
     pub skipped: usize,
 }
 
-/// Updates the quotas and features of all organizations to the terms they have: of the
-/// version that their subscription bought, or of what is sold now. Only those that
-/// differ are touched.
+/// Brings the quotas and features of all organizations in line with their terms: the
+/// version that their subscription bought, or the one sold now. Writes only rows that
+/// differ.
 pub async fn apply_catalogue(
     pool: &PgPool,
     catalogue: &Catalogue,

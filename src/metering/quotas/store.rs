@@ -140,7 +140,7 @@ pub async fn lock_one(tx: &mut TenantTx, metric: &str) -> Result<Option<QuotaRow
 /// A quota that is set in the plan's place.
 pub struct NewOverride<'a> {
     pub metric: &'a str,
-    /// None: unlimited.
+    /// `None` if unlimited.
     pub quota: Option<Decimal>,
     pub over_limit: Option<OverLimit>,
     pub reason: Option<&'a str>,

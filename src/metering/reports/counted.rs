@@ -93,8 +93,8 @@ async fn told_lately(pool: &PgPool, invoiced: Invoiced) -> Result<Vec<ToldLately
     Ok(told)
 }
 
-/// The first metric of which Stripe has not counted what it was told. More than it was
-/// told is as little its count: a correction is still missing.
+/// The first metric whose count in Stripe differs from what was reported. A higher count
+/// differs as well: a correction is still missing.
 async fn find_uncounted<'a>(
     client: &Client,
     meters: &mut Option<BTreeMap<String, Meter>>,
@@ -142,12 +142,12 @@ async fn refuse(
     if uncounted.overdue {
         tracing::warn!(
             %organization_id, metric,
-            "Stripe has not counted usage that it was told of minutes ago; it is invoiced without"
+            "Stripe has not counted usage that was reported minutes ago; the invoice leaves it out"
         );
         metrics::usage_counted("overdue");
         return Ok(());
     }
-    tracing::warn!(%organization_id, metric, "Stripe has not counted the usage that it was told of");
+    tracing::warn!(%organization_id, metric, "Stripe has not counted the reported usage yet");
     metrics::usage_counted("uncounted");
     let mut tx = WorkerTx::begin(pool).await?;
     store::mark_uncounted(tx.conn(), organization_id, uncounted).await?;

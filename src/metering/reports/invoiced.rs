@@ -26,7 +26,7 @@ pub(super) async fn find(
     Ok(found)
 }
 
-/// What an invoice charges too little or too much, of what was `told` in this order.
+/// The difference between an invoice and the reports in `told`, which are in order.
 fn difference(invoiced: &InvoicedUsage, told: &[Told], is_level: bool) -> Option<Unbilled> {
     // What was told from the draft on may be on the invoice or not.
     let certain = told.iter().rposition(|told| told.before);
@@ -54,7 +54,7 @@ fn difference(invoiced: &InvoicedUsage, told: &[Told], is_level: bool) -> Option
     })
 }
 
-/// What Stripe makes of what it was told.
+/// The quantity that Stripe computes from the reports.
 fn counted(told: &[Told], is_level: bool) -> Decimal {
     let units = if is_level {
         // Of one second, the one that was told last.

@@ -16,7 +16,7 @@ pub const EVENT_TYPES: [&str; 2] = [
     "v1.billing.meter.error_report_triggered",
     "v1.billing.meter.no_meter_found",
 ];
-/// Stripe's codes, of which there may be more.
+/// The codes of Stripe that are known; it may send others.
 pub const CODES: [&str; 10] = [
     "archived_meter",
     "meter_event_customer_not_found",

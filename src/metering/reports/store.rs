@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::due::OLDEST;
 use crate::catalogue::{Aggregation, Catalogue};
+use crate::db::words;
 pub use counted::{ToldLately, clear_uncounted, mark_uncounted, told_lately};
 pub use invoiced::{InvoicedUsage, Told, invoiced_otherwise, told_of};
 pub use outcomes::{Attempt, Stuck, mark_attempted, mark_failed, mark_refused, mark_sent, stuck};
@@ -126,7 +127,7 @@ struct OpenRow {
 }
 
 impl OpenRow {
-    fn into_total(self, aggregation: Aggregation) -> OpenTotal {
+    fn into_total(self, aggregation: Aggregation) -> Result<OpenTotal, sqlx::Error> {
         let is_sum = aggregation == Aggregation::Sum;
         let ahead = self.ahead.unwrap_or(Decimal::ZERO);
         let subscription = self.stripe_customer_id.zip(self.stripe_subscription_id);
@@ -145,7 +146,9 @@ impl OpenRow {
             }),
             _ => None,
         };
-        OpenTotal {
+        let over_limit = self.over_limit.as_deref();
+        let over_limit = over_limit.map(|word| words::decode("usage_quotas.over_limit", word));
+        Ok(OpenTotal {
             organization_id: self.organization_id,
             metric: self.metric,
             period_start: self.period_start.to_jiff(),
@@ -168,13 +171,13 @@ impl OpenRow {
                 (Some(units), _) => units,
             },
             quota: self.quota,
-            over_limit: self.over_limit.as_deref().and_then(OverLimit::named),
+            over_limit: over_limit.transpose()?,
             overridden_at: self.overridden_at.map(|at| at.to_jiff()),
             adjustment: self.quota_adjustment,
             rate: self.rate,
             currency: self.currency,
             billed,
-        }
+        })
     }
 }
 
@@ -338,7 +341,7 @@ pub async fn open(
         let aggregation = metric.map_or(Aggregation::Sum, |metric| metric.aggregation);
         row.into_total(aggregation)
     });
-    Ok(totals.collect())
+    totals.collect()
 }
 
 /// Locks the organizations' quotas, in the ledger's order, so that nothing is counted or

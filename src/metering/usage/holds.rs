@@ -348,8 +348,8 @@ impl Usage {
     }
 }
 
-/// The answer about a hold that is settled, to whoever confirms it with `used`. It depends
-/// on nothing else, so that it is always the same.
+/// The response to confirming a settled hold with `used`. It depends on nothing else, so a
+/// repeated request gets the same one.
 fn confirmed(hold: &Hold, used: Decimal) -> Result<Response, Problem> {
     let settled = hold.settled.as_ref().ok_or_else(Problem::internal)?;
     let conflict = |code, detail: String| Err(Problem::new(StatusCode::CONFLICT, code, detail));

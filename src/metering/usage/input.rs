@@ -160,7 +160,7 @@ impl EventFormat {
         };
         let fault = |code, said: &str| Err(Fault::new(code, format!("{member}: {said}")));
         match (naming, given) {
-            // To whoever has one organization only, a subject says nothing.
+            // A credential of one organization decides it; the subject is ignored.
             (Naming::Credential, _) if self == Self::CloudEvents => Ok(None),
             (Naming::Credential | Naming::Request, None) => Ok(None),
             (Naming::Credential, Some(_)) => fault(

@@ -76,8 +76,8 @@ pub async fn forget_unheard(conn: &mut PgConnection) -> Result<u64, sqlx::Error>
     Ok(forgotten.execute(conn).await?.rows_affected())
 }
 
-/// Gives alerts up that were raised before there was an endpoint that wants them, a batch of
-/// them. One that was attempted, or that an operator sends again, is none of them.
+/// Gives up a batch of alerts that were raised before any endpoint wanted them, except those
+/// that were attempted or that an operator sends again.
 pub async fn give_past_alerts_up(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
     let past = sqlx::query!(
         "UPDATE usage_alerts

@@ -135,7 +135,7 @@ pub async fn insert(conn: &mut PgConnection, new: &NewRow<'_>) -> Result<bool, s
     Ok(inserted.rows_affected() > 0)
 }
 
-/// Another address, of which nothing is known yet.
+/// Sets another address, and forgets the failures of the old one.
 pub async fn set_url(conn: &mut PgConnection, id: Uuid, url: &str) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE outbound_endpoints SET url = $2, failing_since = NULL, last_error = NULL,
@@ -249,7 +249,7 @@ pub async fn clear(conn: &mut PgConnection, id: Uuid, limit: i64) -> Result<u64,
     Ok(lanes.rows_affected())
 }
 
-/// Endpoints of which lanes are left, although they were removed.
+/// Removed endpoints that still have lanes.
 pub async fn uncleared(conn: &mut PgConnection, limit: i64) -> Result<Vec<Uuid>, sqlx::Error> {
     sqlx::query_scalar!(
         "SELECT DISTINCT lane.endpoint_id FROM outbound_lanes lane

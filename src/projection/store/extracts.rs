@@ -74,8 +74,8 @@ pub async fn old(
     }
 }
 
-/// Those that processing reads again: a subscription's, for its history, and those
-/// that share the second of what is mirrored, for a late event of that second.
+/// The events that processing reads again: those of a subscription, for its history, and
+/// those of the same second as a mirrored object, for a late event of that second.
 pub async fn read_again<'o>(
     conn: &mut PgConnection,
     old: &'o [Old],
@@ -168,8 +168,8 @@ pub async fn keep(conn: &mut PgConnection, event: &Old, extract: &str) -> Result
     Ok(())
 }
 
-/// Removes the payloads of `old`, which are locked; of what was discarded, what
-/// its attempts said, too.
+/// Removes the payloads of `old`, which are locked, and the attempts' errors of those that
+/// were discarded.
 pub async fn empty(conn: &mut PgConnection, old: &[Old]) -> Result<u64, sqlx::Error> {
     let buckets: Vec<i16> = old.iter().map(|event| event.bucket).collect();
     let ids: Vec<&str> = old.iter().map(|event| event.event_id.as_str()).collect();

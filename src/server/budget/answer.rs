@@ -1,5 +1,5 @@
-//! Answers on their way out: what of them is in memory counts until it is written,
-//! however little of it a client reads.
+//! Responses on their way out. Their bytes in memory count against the budget until they
+//! are written, however slowly a client reads.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ pub struct Answer {
     line: Arc<Line>,
     /// What is left of a chunk.
     rest: Bytes,
-    /// None: it is small, and handed out as it is.
+    /// `None` for a small response, which is not counted.
     unwritten: Option<Arc<Unwritten>>,
 }
 

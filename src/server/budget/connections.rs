@@ -106,9 +106,9 @@ impl Open {
     }
 }
 
-/// The greater, the sooner it goes: first those of an address that has many,
-/// then by what they do, of equals those of the address that has most, and
-/// then those that have done it longest. None: it stays.
+/// The greater, the sooner a connection is closed: first those of an address that has many,
+/// then by what they are doing, then those of the address that has most, and then those that
+/// have been doing it longest. `None` for one that stays.
 fn rank(line: &Line, now_ms: u64) -> Option<(bool, Doing, u32, Reverse<u64>)> {
     let doing = line.doing();
     let since = line.since_ms();
@@ -133,8 +133,8 @@ fn rank(line: &Line, now_ms: u64) -> Option<(bool, Doing, u32, Reverse<u64>)> {
 }
 
 impl Budget {
-    /// Takes a connection; where there is no place, the least worthy goes for
-    /// it. None: all are being answered.
+    /// Admits a connection, closing the least worthy one if there is no room. `None` if all
+    /// are being answered.
     pub fn admit(self: &Arc<Self>, peer: SocketAddr) -> Option<Place> {
         let address = Address::of_peer(peer, self.proxies);
         let mut open = self.lock();

@@ -20,12 +20,12 @@ pub fn raise() -> Result<(), Errno> {
     )
 }
 
-/// The soft limit; None: there is none.
+/// The soft limit; `None` if unlimited.
 pub fn limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// The hard limit; None: there is none.
+/// The hard limit; `None` if unlimited.
 pub fn hard_limit() -> Option<u64> {
     getrlimit(Resource::Nofile).maximum
 }

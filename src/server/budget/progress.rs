@@ -80,7 +80,8 @@ impl Progress {
         }
     }
 
-    /// Others need its memory: whoever sends it stops, or whoever does not read it goes.
+    /// Gives the body up, since others need its memory: its sender is stopped, or its reader
+    /// disconnected.
     pub(super) fn give_up(&self) {
         self.given_up.store(true, Ordering::Release);
         self.waker.wake();

@@ -288,7 +288,7 @@ impl Taken {
             .collect()
     }
 
-    /// Ends a slow body, of `payer` or of whoever has most.
+    /// Ends a slow body of `payer`, or of the payer with the most.
     fn give_up_one(&mut self, payer: Option<Payer>, class: Class, now_ms: u64) -> bool {
         let slow = self.permits.iter().filter(|(_, entered)| {
             entered.state == State::Reading

@@ -80,20 +80,20 @@ impl Limits {
             return Ok(Taken(None));
         };
         let credential = Credential::of(caller);
-        let standing = buckets.take(credential);
-        if standing.retry_after_secs.is_some() {
-            return Err(Box::new(refused(buckets, standing)));
+        let status = buckets.take(credential);
+        if status.retry_after_secs.is_some() {
+            return Err(Box::new(refused(buckets, status)));
         }
         let meter = (class == RateClass::UsageEvents).then(|| Meter {
             buckets: buckets.clone(),
             credential,
-            standing: Arc::default(),
+            status: Arc::default(),
         });
         if let Some(meter) = &meter {
             request.extensions_mut().insert(meter.clone());
         }
         let buckets = buckets.clone();
-        Ok(Taken(Some((buckets, standing, meter))))
+        Ok(Taken(Some((buckets, status, meter))))
     }
 }
 
@@ -118,33 +118,33 @@ impl Limits {
 }
 
 /// What was taken for a request; None: there is no limit.
-pub struct Taken(Option<(Arc<Buckets>, Standing, Option<Meter>)>);
+pub struct Taken(Option<(Arc<Buckets>, RateLimitStatus, Option<Meter>)>);
 
 impl Taken {
     /// Says in the response where its caller stands.
     pub fn describe(self, mut response: Response) -> Response {
-        if let Self(Some((buckets, standing, meter))) = self {
-            let later = meter.and_then(|meter| meter.standing.get().copied());
-            buckets.describe(later.unwrap_or(standing), response.headers_mut());
+        if let Self(Some((buckets, status, meter))) = self {
+            let later = meter.and_then(|meter| meter.status.get().copied());
+            buckets.describe(later.unwrap_or(status), response.headers_mut());
         }
         response
     }
 }
 
-fn refused(buckets: &Buckets, standing: Standing) -> Response {
-    let mut response = too_many(standing).into_response();
-    buckets.describe(standing, response.headers_mut());
+fn refused(buckets: &Buckets, status: RateLimitStatus) -> Response {
+    let mut response = too_many(status).into_response();
+    buckets.describe(status, response.headers_mut());
     response
 }
 
-fn too_many(standing: Standing) -> Problem {
+fn too_many(status: RateLimitStatus) -> Problem {
     Problem::new(
         StatusCode::TOO_MANY_REQUESTS,
         "rate_limited",
         "Too many requests or usage events from this credential, or changes and previews of this \
          organization; retry later and send fewer.",
     )
-    .retry_after(standing.retry_after_secs.unwrap_or(1))
+    .retry_after(status.retry_after_secs.unwrap_or(1))
 }
 
 /// Charges a batch for its events, once it is known how many there are.
@@ -152,7 +152,7 @@ fn too_many(standing: Standing) -> Problem {
 pub struct Meter {
     buckets: Arc<Buckets>,
     credential: Credential,
-    standing: Arc<OnceLock<Standing>>,
+    status: Arc<OnceLock<RateLimitStatus>>,
 }
 
 impl Meter {
@@ -161,13 +161,13 @@ impl Meter {
     pub fn charge(&self, events: usize, bytes: usize) -> Result<(), Problem> {
         let cost = events.max(bytes.div_ceil(EVENT_BYTES));
         let more = u32::try_from(cost.saturating_sub(1)).unwrap_or(u32::MAX);
-        let Some(standing) = self.buckets.take_more(self.credential, more) else {
+        let Some(status) = self.buckets.take_more(self.credential, more) else {
             return Ok(());
         };
-        let standing = *self.standing.get_or_init(|| standing);
-        match standing.retry_after_secs {
+        let status = *self.status.get_or_init(|| status);
+        match status.retry_after_secs {
             None => Ok(()),
-            Some(_) => Err(too_many(standing)),
+            Some(_) => Err(too_many(status)),
         }
     }
 
@@ -186,7 +186,7 @@ impl Meter {
         };
         let cost = u32::try_from(cost).unwrap_or(u32::MAX);
         match self.buckets.take_more(credential, cost) {
-            Some(standing) if standing.retry_after_secs.is_some() => Err(too_many(standing)),
+            Some(status) if status.retry_after_secs.is_some() => Err(too_many(status)),
             _ => Ok(()),
         }
     }
@@ -225,7 +225,7 @@ struct Buckets<C: Clock = DefaultClock> {
 
 /// Where a credential stands after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Standing {
+struct RateLimitStatus {
     remaining: u32,
     /// Until all of it is there again.
     full_after_secs: u32,
@@ -248,49 +248,49 @@ impl<C: Clock + Clone> Buckets<C> {
         }
     }
 
-    fn take(&self, credential: Credential) -> Standing {
+    fn take(&self, credential: Credential) -> RateLimitStatus {
         if self.taken.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == SWEEP_EVERY - 1 {
             self.limiter.retain_recent();
             self.limiter.shrink_to_fit();
         }
         match self.limiter.check_key(&credential) {
-            Ok(snapshot) => self.standing(snapshot.remaining_burst_capacity(), None),
-            Err(refusal) => self.standing(0, Some(refusal.wait_time_from(self.clock.now()))),
+            Ok(snapshot) => self.status(snapshot.remaining_burst_capacity(), None),
+            Err(refusal) => self.status(0, Some(refusal.wait_time_from(self.clock.now()))),
         }
     }
 
     /// Takes `more` for a request that has taken one; what a full bucket does
     /// not have takes all of it. None: there is nothing more to take.
-    fn take_more(&self, credential: Credential, more: u32) -> Option<Standing> {
+    fn take_more(&self, credential: Credential, more: u32) -> Option<RateLimitStatus> {
         let more = NonZeroU32::new(more.min(self.per_minute.get() - 1))?;
         match self.limiter.check_key_n(&credential, more).ok()? {
-            Ok(snapshot) => Some(self.standing(snapshot.remaining_burst_capacity(), None)),
+            Ok(snapshot) => Some(self.status(snapshot.remaining_burst_capacity(), None)),
             Err(refusal) => {
                 // The next attempt takes one by itself.
                 let one = Duration::from_secs(WINDOW_SECS.into()) / self.per_minute.get();
                 let wait = refusal.wait_time_from(self.clock.now()) + one;
-                Some(self.standing(0, Some(wait)))
+                Some(self.status(0, Some(wait)))
             }
         }
     }
 
-    fn standing(&self, remaining: u32, wait: Option<Duration>) -> Standing {
+    fn status(&self, remaining: u32, wait: Option<Duration>) -> RateLimitStatus {
         let missing = u64::from(self.per_minute.get().saturating_sub(remaining));
         let full_after = (missing * u64::from(WINDOW_SECS)).div_ceil(self.per_minute.get().into());
         let whole_secs = |wait: Duration| wait.as_millis().div_ceil(1_000).max(1);
-        Standing {
+        RateLimitStatus {
             remaining,
             full_after_secs: u32::try_from(full_after).unwrap_or(WINDOW_SECS),
             retry_after_secs: wait.map(|wait| u32::try_from(whole_secs(wait)).unwrap_or(u32::MAX)),
         }
     }
 
-    fn describe(&self, standing: Standing, headers: &mut HeaderMap) {
-        let Standing {
+    fn describe(&self, status: RateLimitStatus, headers: &mut HeaderMap) {
+        let RateLimitStatus {
             remaining,
             full_after_secs,
             ..
-        } = standing;
+        } = status;
         let text = format!("\"{}\";r={remaining};t={full_after_secs}", self.name);
         headers.insert(RATE_LIMIT_POLICY, self.policy.clone());
         headers.insert(
@@ -326,8 +326,12 @@ mod tests {
         (Buckets::new("api", per_minute, clock.clone()), clock)
     }
 
-    fn standing(remaining: u32, full_after_secs: u32, retry_after_secs: Option<u32>) -> Standing {
-        Standing {
+    fn status(
+        remaining: u32,
+        full_after_secs: u32,
+        retry_after_secs: Option<u32>,
+    ) -> RateLimitStatus {
+        RateLimitStatus {
             remaining,
             full_after_secs,
             retry_after_secs,
@@ -338,36 +342,28 @@ mod tests {
     fn a_bucket_empties_by_the_request_and_fills_with_time() {
         let (buckets, clock) = buckets(4);
         for (remaining, full_after) in [(3, 15), (2, 30), (1, 45), (0, 60)] {
-            assert_eq!(buckets.take(ONE), standing(remaining, full_after, None));
+            assert_eq!(buckets.take(ONE), status(remaining, full_after, None));
         }
-        assert_eq!(buckets.take(ONE), standing(0, 60, Some(15)));
-        assert_eq!(buckets.take(OTHER), standing(3, 15, None), "a bucket each");
+        assert_eq!(buckets.take(ONE), status(0, 60, Some(15)));
+        assert_eq!(buckets.take(OTHER), status(3, 15, None), "a bucket each");
         clock.advance(Duration::from_millis(14_900));
-        assert_eq!(buckets.take(ONE), standing(0, 60, Some(1)));
+        assert_eq!(buckets.take(ONE), status(0, 60, Some(1)));
         clock.advance(Duration::from_millis(100));
-        assert_eq!(buckets.take(ONE), standing(0, 60, None));
+        assert_eq!(buckets.take(ONE), status(0, 60, None));
         clock.advance(Duration::from_secs(600));
-        assert_eq!(
-            buckets.take(ONE),
-            standing(3, 15, None),
-            "no more than full"
-        );
+        assert_eq!(buckets.take(ONE), status(3, 15, None), "no more than full");
     }
 
     #[test]
     fn a_batch_takes_for_each_of_its_events_or_nothing() {
         let (buckets, clock) = buckets(60);
         let more = |count| buckets.take_more(ONE, count);
-        assert_eq!(buckets.take(ONE), standing(59, 1, None));
-        assert_eq!(more(39), Some(standing(20, 40, None)));
-        assert_eq!(buckets.take(ONE), standing(19, 41, None));
+        assert_eq!(buckets.take(ONE), status(59, 1, None));
+        assert_eq!(more(39), Some(status(20, 40, None)));
+        assert_eq!(buckets.take(ONE), status(19, 41, None));
         let refused = more(39).unwrap();
-        assert_eq!(refused, standing(0, 60, Some(21)));
-        assert_eq!(
-            buckets.take(ONE),
-            standing(18, 42, None),
-            "nothing is taken"
-        );
+        assert_eq!(refused, status(0, 60, Some(21)));
+        assert_eq!(buckets.take(ONE), status(18, 42, None), "nothing is taken");
         // After as long as it was told, it fits.
         clock.advance(Duration::from_secs(22));
         assert_eq!(buckets.take(ONE).retry_after_secs, None);
@@ -377,11 +373,11 @@ mod tests {
     #[test]
     fn a_batch_that_no_bucket_has_takes_a_full_one() {
         let (buckets, clock) = buckets(60);
-        assert_eq!(buckets.take(ONE), standing(59, 1, None));
-        assert_eq!(buckets.take_more(ONE, 999), Some(standing(0, 60, None)));
-        assert_eq!(buckets.take(ONE), standing(0, 60, Some(1)));
+        assert_eq!(buckets.take(ONE), status(59, 1, None));
+        assert_eq!(buckets.take_more(ONE, 999), Some(status(0, 60, None)));
+        assert_eq!(buckets.take(ONE), status(0, 60, Some(1)));
         clock.advance(Duration::from_secs(30));
-        assert_eq!(buckets.take(ONE), standing(29, 31, None));
+        assert_eq!(buckets.take(ONE), status(29, 31, None));
         let refused = buckets.take_more(ONE, 999).unwrap();
         let wait = refused.retry_after_secs.unwrap();
         clock.advance(Duration::from_secs(wait.into()));
@@ -405,8 +401,8 @@ mod tests {
         assert_ne!(of(SERVICE_KEY, 1), of(SERVICE_KEY, 2));
         assert_eq!(of("user", 1), of("user", 2));
         let (buckets, _) = buckets(4);
-        assert_eq!(buckets.take(of(SERVICE_KEY, 1)), standing(3, 15, None));
-        assert_eq!(buckets.take(of(SERVICE_KEY, 2)), standing(3, 15, None));
+        assert_eq!(buckets.take(of(SERVICE_KEY, 1)), status(3, 15, None));
+        assert_eq!(buckets.take(of(SERVICE_KEY, 2)), status(3, 15, None));
     }
 
     #[test]

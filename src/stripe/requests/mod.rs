@@ -28,6 +28,7 @@ use uuid::Uuid;
 
 use super::client::Params;
 use crate::db::TenantTx;
+use crate::db::words::words;
 pub use store::{
     Which, abandon, acknowledge, failed, find, has_abandoned_creation, hold_unarchived, postpone,
     succeeded, unsettled,
@@ -40,22 +41,13 @@ const KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(23);
 /// How long a caller's `Idempotency-Key` stands for the same change.
 const REQUEST_KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 
-/// What a request is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Subject {
-    Customer,
-    Subscription,
-    /// Which payment method is charged, or the end of one.
-    PaymentMethod,
-}
-
-impl Subject {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Customer => "customer",
-            Self::Subscription => "subscription",
-            Self::PaymentMethod => "payment_method",
-        }
+words! {
+    /// What a request is about.
+    pub enum Subject {
+        Customer = "customer",
+        Subscription = "subscription",
+        /// Which payment method is charged, or the end of one.
+        PaymentMethod = "payment_method",
     }
 }
 
@@ -77,7 +69,7 @@ pub struct NewRequest {
 pub struct Request {
     pub organization_id: Uuid,
     pub id: Uuid,
-    pub subject: String,
+    pub subject: Subject,
     pub operation: String,
     pub target_id: Option<String>,
     pub params: Params,
@@ -134,13 +126,14 @@ impl Request {
     }
 }
 
-/// What a request came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    Open,
-    Succeeded,
-    /// It was closed as not carried out. Stripe may have done so since.
-    Failed,
+words! {
+    /// What a request came to.
+    pub enum State {
+        Open = "open",
+        Succeeded = "succeeded",
+        /// It was closed as not carried out. Stripe may have done so since.
+        Failed = "failed",
+    }
 }
 
 /// The result of [`begin`].

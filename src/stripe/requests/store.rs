@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{NewRequest, Request, State, Subject, Unreadable};
-use crate::db::TenantTx;
+use crate::db::{TenantTx, words};
 
 /// A request's row.
 struct Row {
@@ -29,7 +29,7 @@ impl TryFrom<Row> for Request {
         Ok(Self {
             organization_id: row.organization_id,
             id: row.id,
-            subject: row.subject,
+            subject: words::decode("billing_stripe_requests.subject", &row.subject)?,
             operation: row.operation,
             target_id: row.target_id,
             params: serde_json::from_value(row.params)
@@ -160,14 +160,7 @@ pub async fn lock(conn: &mut PgConnection, request: &Request) -> Result<State, s
     )
     .fetch_one(conn)
     .await?;
-    match &*state {
-        "open" => Ok(State::Open),
-        "succeeded" => Ok(State::Succeeded),
-        "failed" => Ok(State::Failed),
-        other => Err(sqlx::Error::Decode(
-            format!("billing_stripe_requests.state: {other} is unknown").into(),
-        )),
-    }
+    words::decode("billing_stripe_requests.state", &state)
 }
 
 /// Notes that the call begins. Returns false if the request was closed meanwhile.

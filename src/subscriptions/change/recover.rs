@@ -129,12 +129,12 @@ impl Subscriptions {
         client: &Client,
         request: &Request,
     ) -> Result<bool, Failure> {
-        if request.subject == Subject::Customer.as_str() {
+        if request.subject == Subject::Customer {
             return self
                 .settle_customer(client, request, Timestamp::now())
                 .await;
         }
-        if request.subject == Subject::PaymentMethod.as_str() {
+        if request.subject == Subject::PaymentMethod {
             return self.settle_card(client, request, Timestamp::now()).await;
         }
         let change = ChangeRecord::of(request).ok_or_else(|| {

@@ -304,11 +304,12 @@ impl Subscriptions {
             params: mark(call.params, &change),
             context: change.context(),
         };
-        self.carry_out(client, asked, &state, &change, new).await
+        self.record_and_execute(client, asked, &state, &change, new)
+            .await
     }
 
     /// Records the request of a decided change, and executes it.
-    async fn carry_out(
+    async fn record_and_execute(
         &self,
         client: &Client,
         asked: Asked<'_>,

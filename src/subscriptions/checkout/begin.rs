@@ -1,5 +1,5 @@
-//! Begins a checkout: one that is open for the same wish is the same one, and one for
-//! another wish is closed first.
+//! Begins a checkout. One that is open for the same purchase is used again; one for another
+//! purchase is closed first.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{CHECKOUT_ID, Checkout, EXPIRED, STARTED, State, Wish, store};
+use super::{CHECKOUT_ID, Checkout, EXPIRED, Purchase, STARTED, State, store};
 use crate::audit::{self, NewEntry};
 use crate::catalogue::TrialCard;
 use crate::catalogue::versions::version_name;
@@ -32,19 +32,23 @@ pub struct Begun {
 }
 
 impl Subscriptions {
-    /// The open checkout for `wish`.
-    pub async fn check_out(&self, requester: &Requester, wish: &Wish) -> Result<Begun, Failure> {
+    /// The open checkout for `purchase`, begun if there is none.
+    pub async fn check_out(
+        &self,
+        requester: &Requester,
+        purchase: &Purchase,
+    ) -> Result<Begun, Failure> {
         let client = self.stripe()?;
         let organization_id = requester.organization_id;
-        if let Some(code) = &wish.promotion_code {
+        if let Some(code) = &purchase.promotion_code {
             promotion::check_text(code)?;
         }
-        let recorded = wish.recorded();
+        let recorded = purchase.recorded();
         let mut customer_replaced = false;
         for _ in 0..ROUNDS {
             let (checkout, is_new) = match self.open_checkout(organization_id).await? {
-                Some(open) if open.wish == recorded && open.can_be_used(Timestamp::now()) => {
-                    match self.still_wanted(client, wish, open).await? {
+                Some(open) if open.purchase == recorded && open.can_be_used(Timestamp::now()) => {
+                    match self.still_wanted(client, purchase, open).await? {
                         Some(open) => (open, false),
                         None => continue,
                     }
@@ -53,7 +57,7 @@ impl Subscriptions {
                     self.put_away(client, &other).await?;
                     continue;
                 }
-                None => match self.enter(client, requester, wish, &recorded).await? {
+                None => match self.enter(client, requester, purchase, &recorded).await? {
                     Some(entered) => (entered, true),
                     None => continue,
                 },
@@ -80,11 +84,11 @@ impl Subscriptions {
     async fn still_wanted(
         &self,
         client: &Client,
-        wish: &Wish,
+        purchase: &Purchase,
         open: Checkout,
     ) -> Result<Option<Checkout>, Failure> {
         let state = self.state(open.organization_id).await?;
-        decide(&state, &self.catalogue, wish.command())?;
+        decide(&state, &self.catalogue, purchase.command())?;
         if open.state == State::Creating {
             // Whoever entered it may not have looked yet.
             self.check_entered(&open).await?;
@@ -107,17 +111,17 @@ impl Subscriptions {
         &self,
         client: &Client,
         requester: &Requester,
-        wish: &Wish,
+        purchase: &Purchase,
         recorded: &Value,
     ) -> Result<Option<Checkout>, Failure> {
         let organization_id = requester.organization_id;
         let state = self.state(organization_id).await?;
         self.recall_terms(&state).await?;
-        let action = decide(&state, &self.catalogue, wish.command())?;
+        let action = decide(&state, &self.catalogue, purchase.command())?;
         self.check_seats(organization_id, &action).await?;
         self.check_trial_on_page(client, organization_id, &action)
             .await?;
-        let redemption = match wish.promotion_code.as_deref() {
+        let redemption = match purchase.promotion_code.as_deref() {
             Some(code) => {
                 let none = BTreeMap::new();
                 let found = self.redemption(Some(client), code, &state, &action, &none);
@@ -137,9 +141,9 @@ impl Subscriptions {
         let id = Uuid::now_v7();
         let params = params
             .set_if("customer", customer)
-            .set("success_url", &wish.success_url)
-            .set("cancel_url", &wish.cancel_url)
-            .set_if("locale", wish.locale.as_deref())
+            .set("success_url", &purchase.success_url)
+            .set("cancel_url", &purchase.cancel_url)
+            .set_if("locale", purchase.locale.as_deref())
             .set(format!("metadata[{CHECKOUT_ID}]"), id);
         let context = json!({"initiator": initiator});
         let entry = NewEntry {
@@ -150,12 +154,12 @@ impl Subscriptions {
             resource_id: id.to_string(),
             before: None,
             after: Some(json!({
-                "planTier": wish.plan_tier,
-                "interval": wish.interval,
-                "quantity": wish.quantity,
-                "addons": wish.addons,
-                "trialDays": wish.trial_days,
-                "promotionCodeGiven": wish.promotion_code.is_some(),
+                "planTier": purchase.plan_tier,
+                "interval": purchase.interval,
+                "quantity": purchase.quantity,
+                "addons": purchase.addons,
+                "trialDays": purchase.trial_days,
+                "promotionCodeGiven": purchase.promotion_code.is_some(),
             })),
             metadata: json!({}),
             client: Some(initiator.client()),
@@ -278,7 +282,7 @@ impl Subscriptions {
         let called = store::mark_called(&mut tx, checkout.id).await?;
         tx.commit().await?;
         if called.is_none() {
-            // Another request with the same wish was faster.
+            // Another request with the same purchase was faster.
             let open = self.open_checkout(organization_id).await?;
             let same = open.filter(|one| one.id == checkout.id && one.state == State::Open);
             return same.ok_or(Failure::Busy);

@@ -1,4 +1,4 @@
-//! From a wish to a paid subscription, on Stripe's page: a saga that waits for a
+//! From a purchase to a paid subscription, on Stripe's page: a saga that waits for a
 //! payer.
 //!
 //! A checkout is entered before Stripe is asked for its page, one that is open for
@@ -21,6 +21,7 @@ use super::command::Command;
 use super::failure::Failure;
 use super::selection::{AskedAddons, Selection};
 use crate::catalogue::Interval;
+use crate::db::words::words;
 use crate::stripe::client::Params;
 
 /// The audit actions of checkouts.
@@ -36,12 +37,12 @@ const CHECKOUT_ID: &str = "billing_checkout_id";
 /// Stripe forgets keys after 24 hours at the earliest.
 const KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(23);
 
-/// What a customer wishes to buy, and where the page leads.
+/// What a customer wants to buy, and where the page leads.
 ///
-/// What is added to it belongs into `recorded`, by which two wishes are the same, and into
+/// What is added to it belongs into `recorded`, by which two purchases are the same, and into
 /// the parameters of [`begin`].
 #[derive(Debug, Clone)]
-pub struct Wish {
+pub struct Purchase {
     pub plan_tier: String,
     pub interval: Option<Interval>,
     pub quantity: Option<u64>,
@@ -53,7 +54,7 @@ pub struct Wish {
     pub cancel_url: String,
 }
 
-impl Wish {
+impl Purchase {
     pub fn command(&self) -> Command<'_> {
         Command::Subscribe {
             selection: Selection {
@@ -68,7 +69,7 @@ impl Wish {
         }
     }
 
-    /// As it is stored: equal wishes are equal values.
+    /// As it is stored: equal purchases are equal values.
     fn recorded(&self) -> Value {
         json!({
             "planTier": self.plan_tier,
@@ -84,50 +85,25 @@ impl Wish {
     }
 }
 
-/// How far a checkout has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// Entered; whether Stripe has made the page is not known.
-    Creating,
-    /// The payer may use the page.
-    Open,
-    /// The payer is done, and a bank is not.
-    Processing,
-    Complete,
-    Expired,
-    /// Another subscription had begun: what was paid twice was given back.
-    Duplicate,
-    /// Stripe has not made the page.
-    Failed,
+words! {
+    /// How far a checkout has come.
+    pub enum State {
+        /// Entered; whether Stripe has made the page is not known.
+        Creating = "creating",
+        /// The payer may use the page.
+        Open = "open",
+        /// The payer is done, and a bank is not.
+        Processing = "processing",
+        Complete = "complete",
+        Expired = "expired",
+        /// Another subscription had begun: what was paid twice was given back.
+        Duplicate = "duplicate",
+        /// Stripe has not made the page.
+        Failed = "failed",
+    }
 }
 
 impl State {
-    const ALL: [Self; 7] = [
-        Self::Creating,
-        Self::Open,
-        Self::Processing,
-        Self::Complete,
-        Self::Expired,
-        Self::Duplicate,
-        Self::Failed,
-    ];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Creating => "creating",
-            Self::Open => "open",
-            Self::Processing => "processing",
-            Self::Complete => "complete",
-            Self::Expired => "expired",
-            Self::Duplicate => "duplicate",
-            Self::Failed => "failed",
-        }
-    }
-
-    fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == name)
-    }
-
     const fn is_over(self) -> bool {
         matches!(
             self,
@@ -142,7 +118,7 @@ pub struct Checkout {
     pub organization_id: Uuid,
     pub id: Uuid,
     pub state: State,
-    wish: Value,
+    purchase: Value,
     params: Params,
     context: Value,
     pub session_id: Option<String>,
@@ -189,7 +165,7 @@ pub enum CheckoutFailure {
     )]
     Duplicate,
     #[error(
-        "a trial was had with this card before: the subscription was canceled, and nothing was \
+        "this card has had a trial before: the subscription was canceled, and nothing was \
          charged; begin another checkout without a trial"
     )]
     TrialUsed,
@@ -200,18 +176,5 @@ pub enum CheckoutFailure {
 impl From<sqlx::Error> for CheckoutFailure {
     fn from(error: sqlx::Error) -> Self {
         Self::Failed(error.into())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn states_are_found_by_their_names() {
-        for state in State::ALL {
-            assert_eq!(State::named(state.as_str()), Some(state));
-        }
-        assert_eq!(State::named("paid"), None);
     }
 }

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use super::view::{CheckoutView, CompletedCheckout};
-use super::{CheckoutFailure, State as Progress, Wish};
+use super::{CheckoutFailure, Purchase, State as Progress};
 use crate::catalogue::Interval;
 use crate::server::detached;
 use crate::server::extract::{Json as Body, Path};
@@ -109,7 +109,7 @@ struct NewCheckout {
 }
 
 impl NewCheckout {
-    fn wish(self, addresses: &ReturnAddresses) -> Result<Wish, Problem> {
+    fn purchase(self, addresses: &ReturnAddresses) -> Result<Purchase, Problem> {
         if let Some(locale) = &self.locale
             && !LOCALES.contains(&&**locale)
         {
@@ -124,7 +124,7 @@ impl NewCheckout {
             ));
         }
         let addons = asked_addons::by_id(self.addons.as_deref()).map_err(Failure::from)?;
-        Ok(Wish {
+        Ok(Purchase {
             addons,
             success_url: addresses.choose("successUrl", self.success_url.as_deref())?,
             cancel_url: addresses.choose("cancelUrl", self.cancel_url.as_deref())?,
@@ -140,8 +140,8 @@ impl NewCheckout {
 
 /// Begin a checkout
 ///
-/// One is open for an organization: the same wish gets the same one again, another wish
-/// closes it first.
+/// An organization has at most one open checkout: the same purchase gets it again, another
+/// one closes it first.
 #[utoipa::path(
     post,
     path = "/api/billing/checkout",
@@ -149,7 +149,7 @@ impl NewCheckout {
     tag = "Checkout",
     request_body = NewCheckout,
     responses((status = 201, description = "The page to send the payer to, or what was subscribed at once.", body = CheckoutView),
-              (status = 200, description = "The page that is open for the same wish.", body = CheckoutView),
+              (status = 200, description = "The page that is open for the same purchase.", body = CheckoutView),
               (status = 202, description = "A subscription that waits for its payer, and where to pay it.", body = CheckoutView),
               (status = 409, description = "A subscription runs, or a change is under way.")),
 )]
@@ -160,14 +160,14 @@ async fn begin(
     Body(new): Body<NewCheckout>,
 ) -> Result<(StatusCode, Json<CheckoutView>), Problem> {
     let confirm = new.confirm;
-    let wish = new.wish(&checkouts.addresses)?;
+    let purchase = new.purchase(&checkouts.addresses)?;
     let requester = Requester::of(caller, key);
     let subscriptions = checkouts.subscriptions;
     run(async move {
-        if confirm && subscribed_at_once(&subscriptions, &requester, &wish).await? {
+        if confirm && subscribed_at_once(&subscriptions, &requester, &purchase).await? {
             return subscribed(&subscriptions, &requester).await;
         }
-        let begun = subscriptions.check_out(&requester, &wish).await?;
+        let begun = subscriptions.check_out(&requester, &purchase).await?;
         let status = match begun.is_new {
             true => StatusCode::CREATED,
             false => StatusCode::OK,
@@ -198,13 +198,16 @@ async fn subscribed(
 async fn subscribed_at_once(
     subscriptions: &Subscriptions,
     requester: &Requester,
-    wish: &Wish,
+    purchase: &Purchase,
 ) -> Result<bool, Failure> {
     let client = subscriptions.stripe()?;
     if !subscriptions.has_usable_card(client, requester).await? {
         return Ok(false);
     }
-    match subscriptions.change(requester, wish.command(), None).await {
+    match subscriptions
+        .change(requester, purchase.command(), None)
+        .await
+    {
         Ok(()) => Ok(true),
         Err(Failure::Stripe(error)) if error.kind == ErrorKind::AuthenticationRequired => Ok(false),
         Err(failure) => Err(failure),

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Checkout, State};
-use crate::db::{RequestTx, TenantTx};
+use crate::db::{RequestTx, TenantTx, words};
 use crate::stripe::client::Params;
 
 /// A checkout's row.
@@ -32,16 +32,14 @@ impl TryFrom<Row> for Checkout {
     type Error = sqlx::Error;
 
     fn try_from(row: Row) -> Result<Self, sqlx::Error> {
-        let state = State::named(&row.state).ok_or_else(|| {
-            sqlx::Error::Decode(format!("checkout_sessions.state: {} is unknown", row.state).into())
-        })?;
+        let state = words::decode("checkout_sessions.state", &row.state)?;
         let params: Params = serde_json::from_value(row.params)
             .map_err(|error| sqlx::Error::Decode(error.into()))?;
         Ok(Self {
             organization_id: row.organization_id,
             id: row.id,
             state,
-            wish: row.wish,
+            purchase: row.wish,
             params,
             context: row.context,
             session_id: row.session_id,
@@ -56,11 +54,28 @@ impl TryFrom<Row> for Checkout {
     }
 }
 
+/// A query of whole rows: all that differs is which, from `WHERE` on.
+macro_rules! checkouts {
+    ($which:tt, $($argument:expr),+ $(,)?) => {
+        sqlx::query_as!(
+            Row,
+            r#"SELECT organization_id, id, state, wish, params, context,
+                  stripe_checkout_session_id AS session_id, url,
+                  expires_at AS "expires_at: jiff_sqlx::Timestamp",
+                  created_at AS "created_at: jiff_sqlx::Timestamp",
+                  called_at AS "called_at: jiff_sqlx::Timestamp", recovery_attempts, taking_back,
+                  error_message AS why
+             FROM checkout_sessions"# + $which,
+            $($argument),+
+        )
+    };
+}
+
 /// Enters a checkout. Returns false if one is open.
 pub async fn insert(
     tx: &mut TenantTx,
     id: Uuid,
-    wish: &Value,
+    purchase: &Value,
     params: &Params,
     context: &Value,
 ) -> Result<bool, sqlx::Error> {
@@ -73,7 +88,7 @@ pub async fn insert(
          RETURNING id",
         organization_id,
         id,
-        wish,
+        purchase,
         params,
         context
     )
@@ -85,15 +100,8 @@ pub async fn insert(
 /// The checkout that is open, or about to be.
 pub async fn open(tx: &mut RequestTx) -> Result<Option<Checkout>, sqlx::Error> {
     let organization_id = tx.organization_id();
-    let row = sqlx::query_as!(
-        Row,
-        r#"SELECT organization_id, id, state, wish, params, context,
-                  stripe_checkout_session_id AS session_id, url,
-                  expires_at AS "expires_at: jiff_sqlx::Timestamp",
-                  created_at AS "created_at: jiff_sqlx::Timestamp",
-                  called_at AS "called_at: jiff_sqlx::Timestamp", recovery_attempts, taking_back,
-                  error_message AS why
-             FROM checkout_sessions
+    let row = checkouts!(
+        r#"
             WHERE organization_id = $1 AND state IN ('creating', 'open')"#,
         organization_id
     )
@@ -105,15 +113,8 @@ pub async fn open(tx: &mut RequestTx) -> Result<Option<Checkout>, sqlx::Error> {
 /// The checkout of this id.
 pub async fn by_id(tx: &mut RequestTx, id: Uuid) -> Result<Option<Checkout>, sqlx::Error> {
     let organization_id = tx.organization_id();
-    let row = sqlx::query_as!(
-        Row,
-        r#"SELECT organization_id, id, state, wish, params, context,
-                  stripe_checkout_session_id AS session_id, url,
-                  expires_at AS "expires_at: jiff_sqlx::Timestamp",
-                  created_at AS "created_at: jiff_sqlx::Timestamp",
-                  called_at AS "called_at: jiff_sqlx::Timestamp", recovery_attempts, taking_back,
-                  error_message AS why
-             FROM checkout_sessions
+    let row = checkouts!(
+        r#"
             WHERE organization_id = $1 AND id = $2"#,
         organization_id,
         id
@@ -129,15 +130,8 @@ pub async fn by_session(
     session_id: &str,
 ) -> Result<Option<Checkout>, sqlx::Error> {
     let organization_id = tx.organization_id();
-    let row = sqlx::query_as!(
-        Row,
-        r#"SELECT organization_id, id, state, wish, params, context,
-                  stripe_checkout_session_id AS session_id, url,
-                  expires_at AS "expires_at: jiff_sqlx::Timestamp",
-                  created_at AS "created_at: jiff_sqlx::Timestamp",
-                  called_at AS "called_at: jiff_sqlx::Timestamp", recovery_attempts, taking_back,
-                  error_message AS why
-             FROM checkout_sessions
+    let row = checkouts!(
+        r#"
             WHERE organization_id = $1 AND stripe_checkout_session_id = $2"#,
         organization_id,
         session_id
@@ -264,15 +258,8 @@ pub async fn due(
     in_flight: SignedDuration,
     limit: i64,
 ) -> Result<Vec<Checkout>, sqlx::Error> {
-    let rows = sqlx::query_as!(
-        Row,
-        r#"SELECT organization_id, id, state, wish, params, context,
-                  stripe_checkout_session_id AS session_id, url,
-                  expires_at AS "expires_at: jiff_sqlx::Timestamp",
-                  created_at AS "created_at: jiff_sqlx::Timestamp",
-                  called_at AS "called_at: jiff_sqlx::Timestamp", recovery_attempts, taking_back,
-                  error_message AS why
-             FROM checkout_sessions c
+    let rows = checkouts!(
+        r#" c
             WHERE state IN ('creating', 'open', 'processing')
               AND (next_recovery_at IS NULL OR next_recovery_at <= now())
               AND CASE state

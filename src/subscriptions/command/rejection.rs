@@ -47,7 +47,7 @@ pub enum ChangeRejection {
         "a plan that is not billed begins when the period ends that is paid for; DELETE /api/billing/subscription?immediately=true ends it now"
     )]
     NotAtOnce,
-    #[error("there is no subscription, and so no period whose end a change could wait for")]
+    #[error("there is no subscription, and so no period at whose end a change could be made")]
     NoPeriod,
     #[error("no change of the subscription is pending")]
     NothingPending,
@@ -89,7 +89,7 @@ pub enum ChangeRejection {
     TrialTooLong { plan: String, most: u16 },
     #[error("a trial is for the first subscription only")]
     TrialUsed,
-    #[error("a trial was had with this card before: subscribe without one, or with another card")]
+    #[error("this card has had a trial before: subscribe without one, or with another card")]
     CardHadTrial,
     #[error(
         "a trial begins with a card that can be charged: add a payment method, and make it the default if there are several"
@@ -117,11 +117,11 @@ pub enum ChangeRejection {
         interval: Option<Interval>,
         offered: Vec<String>,
     },
-    #[error("{0} seats cannot be had: quantity is from 1 to {MAX_SEATS}")]
+    #[error("{0} seats cannot be bought: quantity must be from 1 to {MAX_SEATS}")]
     QuantityOutOfRange(u64),
-    #[error("the plan {0:?} has no seats to be bought: leave quantity out")]
+    #[error("the plan {0:?} does not sell seats: leave quantity out")]
     NoSeats(String),
-    #[error("the plan {plan:?} has at least {fewest} seats: quantity is all of them")]
+    #[error("the plan {plan:?} has at least {fewest} seats: quantity must count all of them")]
     TooFewSeats { plan: String, fewest: u32 },
     #[error(
         "{used} seats are in use, more than the {asked} asked for: free some of them, or ask for more"

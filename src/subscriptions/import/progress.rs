@@ -3,49 +3,24 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// What is imported, one after the other: what names others comes after them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    Customers,
-    Subscriptions,
-    PaymentMethods,
-    Invoices,
-    OpenInvoices,
-    Charges,
-    Refunds,
-    Disputes,
+use crate::db::words::{Worded as _, words};
+
+words! {
+    /// What is imported, one after the other: what names others comes after them. The word is
+    /// the kind of object.
+    pub enum Phase {
+        Customers = "customers",
+        Subscriptions = "subscriptions",
+        PaymentMethods = "payment_methods",
+        Invoices = "invoices",
+        OpenInvoices = "open_invoices",
+        Charges = "charges",
+        Refunds = "refunds",
+        Disputes = "disputes",
+    }
 }
 
 impl Phase {
-    pub const ALL: [Self; 8] = [
-        Self::Customers,
-        Self::Subscriptions,
-        Self::PaymentMethods,
-        Self::Invoices,
-        Self::OpenInvoices,
-        Self::Charges,
-        Self::Refunds,
-        Self::Disputes,
-    ];
-
-    /// The kind of object.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Customers => "customers",
-            Self::Subscriptions => "subscriptions",
-            Self::PaymentMethods => "payment_methods",
-            Self::Invoices => "invoices",
-            Self::OpenInvoices => "open_invoices",
-            Self::Charges => "charges",
-            Self::Refunds => "refunds",
-            Self::Disputes => "disputes",
-        }
-    }
-
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|phase| phase.as_str() == name)
-    }
-
     pub fn next(self) -> Option<Self> {
         let at = Self::ALL.iter().position(|phase| *phase == self)?;
         Self::ALL.get(at + 1).copied()

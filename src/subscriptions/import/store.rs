@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::progress::{Phase, Terms};
 use super::report::Counts;
+use crate::db::words;
 use crate::tenancy::organizations::sample;
 
 /// An import that has begun.
@@ -53,8 +54,7 @@ pub async fn unfinished(conn: &mut PgConnection) -> Result<Option<Import>, sqlx:
     .fetch_optional(conn)
     .await?;
     row.map(|row| {
-        let phase = Phase::named(&row.phase)
-            .ok_or_else(|| sqlx::Error::Decode(format!("the phase {}", row.phase).into()))?;
+        let phase = words::decode("stripe_imports.phase", &row.phase)?;
         Ok(Import {
             id: row.id,
             terms: row.terms.0,

@@ -40,7 +40,7 @@ impl Subscriptions {
                         continue;
                     }
                 };
-                let what = format!("{} {}", request.operation, request.subject);
+                let what = format!("{} {}", request.operation, request.subject.as_str());
                 let mut drift = Drift::new(
                     kind,
                     request.organization_id,

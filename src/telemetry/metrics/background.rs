@@ -15,7 +15,7 @@ pub(super) fn describe() {
     describe_gauge!(
         PERIOD,
         Unit::Seconds,
-        "Time between two runs of a background part; 0: it runs all the time."
+        "Time between two runs of a background part; 0 if it runs continuously."
     );
     describe_counter!(
         RUNS,

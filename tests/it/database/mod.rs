@@ -17,5 +17,6 @@ mod psql;
 mod rights;
 pub mod rules;
 mod tampering;
+mod tenancy;
 pub mod tenants;
 mod verify;

@@ -2,23 +2,36 @@
 //! with its violations, in words.
 
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Executor, Row};
+use sqlx::{AssertSqlSafe, Row};
 
 /// Everything in our schemas that breaks a rule; nothing, where all is well.
 pub async fn violations(conn: &mut PgConnection) -> Vec<String> {
     let mut found = Vec::new();
     for (rule, query) in RULES {
-        let sql = format!("{OBJECTS} {query}");
-        let rows = conn
-            .fetch_all(AssertSqlSafe(sql))
-            .await
-            .unwrap_or_else(|e| panic!("{rule}: {e}"));
-        found.extend(
-            rows.iter()
-                .map(|row| format!("{rule}: {}", row.get::<String, _>(0))),
-        );
+        found.extend(violations_of(conn, rule, query).await);
     }
     found
+}
+
+/// Whether any rule is broken; it looks no further than the first.
+pub async fn is_broken(conn: &mut PgConnection) -> bool {
+    for (rule, query) in RULES {
+        if !violations_of(conn, rule, query).await.is_empty() {
+            return true;
+        }
+    }
+    false
+}
+
+async fn violations_of(conn: &mut PgConnection, rule: &str, query: &str) -> Vec<String> {
+    // Prepared, since a connection asks the same again and again.
+    let rows = sqlx::query(AssertSqlSafe(format!("{OBJECTS} {query}")))
+        .fetch_all(conn)
+        .await
+        .unwrap_or_else(|e| panic!("{rule}: {e}"));
+    rows.iter()
+        .map(|row| format!("{rule}: {}", row.get::<String, _>(0)))
+        .collect()
 }
 
 /// What the rules are about. A tenant's table has the column that says whose a

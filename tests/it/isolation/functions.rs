@@ -52,6 +52,7 @@ SELECT p.oid::regprocedure::text,
   LEFT JOIN LATERAL (SELECT p.proargnames[a.place] AS name) names ON true
  WHERE p.pronamespace IN ('public'::regnamespace, 'auth'::regnamespace)
    AND p.prorettype <> 'trigger'::regtype
+   AND has_function_privilege('billing_worker', p.oid, 'EXECUTE')
  GROUP BY p.oid ORDER BY 1";
 
 /// Calls of our functions for `organization`; what they answer is text.

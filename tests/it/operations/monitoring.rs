@@ -31,15 +31,15 @@ fn each_alert_fires_when_it_should_and_only_then() {
     for arguments in [
         ["check", "rules", "billing.yaml"],
         ["test", "rules", "billing_test.yaml"],
+        ["test", "rules", "billing_days_test.yaml"],
     ] {
         let (passed, said) = promtool(&arguments, folder);
         assert!(passed, "{said}");
     }
     let read = |name: &str| std::fs::read_to_string(format!("{ROOT}/{name}")).unwrap();
-    let (rules, tests) = (
-        read("monitoring/alerts/billing.yaml"),
-        read("monitoring/alerts/billing_test.yaml"),
-    );
+    let rules = read("monitoring/alerts/billing.yaml");
+    let tests = read("monitoring/alerts/billing_test.yaml")
+        + &read("monitoring/alerts/billing_days_test.yaml");
     let runbook = read("docs/runbook.md");
     for line in rules.lines() {
         let Some(alert) = line.trim().strip_prefix("- alert: ") else {

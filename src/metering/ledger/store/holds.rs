@@ -8,7 +8,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::unreadable;
-use crate::metering::ledger::holds::{Hold, HoldOutcome, Settled};
+use crate::db::words;
+use crate::metering::ledger::holds::{Hold, Settled};
 
 /// Holds, by organization and id.
 pub type Holds = HashMap<(Uuid, Uuid), Hold>;
@@ -33,8 +34,7 @@ impl HoldRow {
         let settled = match self.outcome {
             None => None,
             Some(outcome) => Some(Settled {
-                outcome: HoldOutcome::named(&outcome)
-                    .ok_or_else(|| unreadable("a reservation's outcome is unknown"))?,
+                outcome: words::decode("usage_reservations.outcome", &outcome)?,
                 used: self.used.unwrap_or_default(),
                 counted: self.counted.unwrap_or_default(),
                 refusal: self.refusal,

@@ -86,9 +86,9 @@ pub struct Renewed {
     pub start: Timestamp,
 }
 
-/// Records, with usage before the next period, the price that bills it and its
-/// subscription, as the subscription's row still has it; empty if there is none. What
-/// another subscription bills, or still counts, is left to it.
+/// Before a period is renewed, records the price and the subscription that bill its usage,
+/// as the subscription's row still has them; empty if there are none. Usage that another
+/// subscription bills, or still counts, is left to it.
 #[expect(clippy::too_many_lines, reason = "it is two queries")]
 pub async fn keep_prices(conn: &mut PgConnection, renewed: &[Renewed]) -> Result<(), sqlx::Error> {
     let organizations: Vec<Uuid> = renewed.iter().map(|r| r.organization_id).collect();

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Group, Mode};
 use crate::limits;
-use crate::metering::ledger::holds::{Hold, HoldOutcome, NewHold, Settled, Settling, Wish};
+use crate::metering::ledger::holds::{Hold, HoldCommand, HoldOutcome, NewHold, Settled, Settling};
 use crate::metering::ledger::queue::QueuedRequest;
 use crate::metering::ledger::requests::{held_accounts, hold_ids, named_events, taken_back};
 use crate::metering::ledger::store::{self, Holds};
@@ -138,11 +138,11 @@ impl<'a> Group<'a> {
             return Reply::HoldSettled(Box::new(hold), None);
         }
         let now = self.account(organization_id, &settling.hold.metric).now;
-        let (settled, decided) = match &settling.wish {
+        let (settled, decided) = match &settling.command {
             _ if hold.expires_at <= now => (Settled::nothing(HoldOutcome::Expired), None),
-            Wish::Expire => return Reply::HoldSettled(Box::new(hold), None),
-            Wish::Release => (Settled::nothing(HoldOutcome::Released), None),
-            Wish::Confirm { used, covered } => {
+            HoldCommand::Expire => return Reply::HoldSettled(Box::new(hold), None),
+            HoldCommand::Release => (Settled::nothing(HoldOutcome::Released), None),
+            HoldCommand::Confirm { used, covered } => {
                 match self.confirm(organization_id, &hold, used, covered) {
                     Ok(confirmed) => confirmed,
                     Err(rejection) => {

@@ -24,8 +24,8 @@ pub async fn seats_used(
     Ok(used.unwrap_or_default())
 }
 
-/// Whether `seats` are fewer than may be used now. Where an operator has set the limit,
-/// what is bought is none.
+/// Whether `seats` are fewer than may be used now; false where an operator has set the
+/// limit, which the purchase then does not change.
 pub async fn are_fewer_seats(
     conn: &mut PgConnection,
     organization_id: Uuid,
