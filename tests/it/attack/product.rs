@@ -98,7 +98,8 @@ pub const ATTACKS: &[Attack] = &[
     Attack::new("checkouts", SHARED, |world| {
         Box::pin(async move {
             requests(&world, world.sizes.connections / 2, |world, number| {
-                let body = json!({"planTier": ["standard", "enterprise"][number / 1_000_000 % 2],
+                let tier = ["standard", "enterprise"][number / 1_000_000 % 2];
+                let body = json!({"planTier": tier,
                                   "successUrl": "https://app.example.com/welcome",
                                   "cancelUrl": "https://app.example.com/pricing"});
                 let request = by_product(world, Method::POST, "/api/billing/checkout");
