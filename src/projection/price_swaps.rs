@@ -50,10 +50,7 @@ pub async fn found(
         let ours = new_change.and_then(|id| id.parse::<Uuid>().ok());
         let told_at = told_at(change, old, ours.is_some());
         let of_one = of_subscription(catalogue, change, old, &items, told_at);
-        // What was used while it waited for its payer is on no invoice of the change.
-        let waited = old.pending_update && change.merged.snapshot.pending_update.is_none();
-        let charging = ours.filter(|_| !waited);
-        swaps.extend(of_one.into_iter().map(|swap| (swap, charging)));
+        swaps.extend(of_one.into_iter().map(|swap| (swap, ours)));
     }
     let ours: BTreeSet<(Uuid, Uuid)> = swaps
         .iter()

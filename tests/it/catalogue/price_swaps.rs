@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use super::shop::Shop;
 use super::usage_at_changes::{change_in_stripe, charged};
-use crate::subscriptions::awaited::{ASKS, required};
 use crate::subscriptions::world::{DAY, SUBSCRIPTION, VISA};
 
 /// 45,000 over the 5,000 of the standard plan, at 0.10.
@@ -158,27 +157,6 @@ async fn usage_since_a_change_that_is_heard_of_late_is_the_new_prices() {
         let charged = charged(&shop, &customer).await;
         assert_eq!(charged, Vec::from_iter(expected), "{metric} {before}");
     }
-}
-
-/// The payer takes their time, and the invoice was made before.
-#[tokio::test]
-async fn what_is_used_while_a_change_waits_for_its_payer_is_charged_at_the_price_that_it_had() {
-    let mut shop = Shop::open(&[]).await;
-    let customer = shop.subscriber("standard").await;
-    shop.world.stripe.use_card(&customer, ASKS).await;
-    let asked = required(shop.world.change("enterprise").await);
-    shop.world.settle().await;
-    shop.uses("agent_executions", "50000").await;
-    shop.report().await;
-    // Usage of the second in which items change may belong to either.
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
-    shop.world.authenticate(&asked, "succeed").await;
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
-    assert_eq!(shop.caught_up().await, (0, 0));
-    assert_eq!(shop.world.plan().await.0, "enterprise");
-    assert_eq!(charged(&shop, &customer).await, [OVER]);
-    shop.uses("agent_executions", "7").await;
-    assert_eq!(shop.caught_up().await, (0, 0));
 }
 
 /// A customer who has used more than the plan includes, and has more items than the ten that

@@ -413,7 +413,11 @@ async fn a_hold_whose_row_is_gone_is_not_found() {
     };
     let options = service.db.options("billing_service");
     let (ledger, writers, answers) = ledger::new(options, rules, 1);
-    tokio::spawn(writers.run());
+    std::thread::spawn(move || {
+        let mut building = tokio::runtime::Builder::new_current_thread();
+        let runtime = building.enable_all().build().unwrap();
+        runtime.block_on(writers.run());
+    });
     tokio::spawn(answers);
     let organization = tenant.organization;
     let new = NewHold {

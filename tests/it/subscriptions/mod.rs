@@ -1,6 +1,6 @@
 //! Subscriptions: previews and changes, with the stand-in for Stripe.
 
-pub mod awaited;
+mod awaited;
 mod cards;
 mod changes;
 mod checkouts;
