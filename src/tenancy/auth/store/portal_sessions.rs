@@ -117,12 +117,13 @@ pub async fn was_used(conn: &mut PgConnection, code: &Hash) -> Result<Option<boo
     .await
 }
 
-pub async fn end(conn: &mut PgConnection, token: &Hash) -> Result<(), sqlx::Error> {
-    sqlx::query!(
+/// Ends a session; false if it has ended.
+pub async fn end(conn: &mut PgConnection, token: &Hash) -> Result<bool, sqlx::Error> {
+    let ended = sqlx::query!(
         "UPDATE portal_sessions SET ended_at = now() WHERE token_hash = $1 AND ended_at IS NULL",
         token
     )
     .execute(conn)
     .await?;
-    Ok(())
+    Ok(ended.rows_affected() > 0)
 }
