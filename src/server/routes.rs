@@ -41,7 +41,7 @@ pub enum Share {
     Organizations,
     Previews,
     Usage,
-    /// Reads, but for those answered with CSV.
+    /// Reads, but for those answered with CSV, which pages that have this always are.
     Exports,
     /// Reads of states, which wait for a change.
     States,
