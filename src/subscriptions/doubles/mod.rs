@@ -198,29 +198,7 @@ impl Subscriptions {
         refund: bool,
     ) -> Result<(), Failure> {
         let one = &surplus.subscription;
-        let change = ChangeRecord {
-            id: Uuid::now_v7(),
-            kind: ChangeKind::EndNow,
-            command: json!({
-                "wish": "end_double",
-                "stays": stays.stripe_subscription_id,
-                "refund": refund,
-            }),
-            request_key: None,
-            actor: Initiator::system(),
-            before: json!({
-                "status": one.status,
-                "planTier": one.plan_tier,
-                "stripeCustomerId": one.stripe_customer_id,
-                "latestInvoiceId": one.latest_invoice_id,
-            }),
-            usage: None,
-            releases: None,
-            follows: None,
-            flexible: false,
-            payer_acts: false,
-            voids: surplus.open_invoice_id.clone(),
-        };
+        let change = change_of(stays, surplus, refund);
         // Usage is billed by the one that stays, if it bills any, and is the same customer's.
         let is_billed_there =
             stays.bills_usage && stays.stripe_customer_id == one.stripe_customer_id;
@@ -293,6 +271,34 @@ impl Subscriptions {
         runs(&shown)
             .then_some(())
             .ok_or(Failure::Unexpected(unexpected))
+    }
+}
+
+/// The end of a subscription, as it is entered before Stripe is asked.
+fn change_of(stays: &Running, surplus: &Surplus, refund: bool) -> ChangeRecord {
+    let one = &surplus.subscription;
+    ChangeRecord {
+        id: Uuid::now_v7(),
+        kind: ChangeKind::EndNow,
+        command: json!({
+            "wish": "end_double",
+            "stays": stays.stripe_subscription_id,
+            "refund": refund,
+        }),
+        request_key: None,
+        actor: Initiator::system(),
+        before: json!({
+            "status": one.status,
+            "planTier": one.plan_tier,
+            "stripeCustomerId": one.stripe_customer_id,
+            "latestInvoiceId": one.latest_invoice_id,
+        }),
+        usage: None,
+        releases: None,
+        follows: None,
+        flexible: false,
+        payer_acts: false,
+        voids: surplus.open_invoice_id.clone(),
     }
 }
 
