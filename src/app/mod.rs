@@ -13,6 +13,7 @@ pub mod health;
 pub mod metrics;
 mod outbox;
 mod parts;
+mod refused;
 mod secrets;
 mod start;
 mod threads;

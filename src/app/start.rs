@@ -17,6 +17,7 @@ use super::database::Database;
 use super::health::{Probes, Readiness};
 use super::outbox::Reads;
 use super::parts::Parts;
+use super::refused::RefusedPages;
 use super::secrets::webhook_secrets;
 use super::threads::{Processing, wake_workers};
 use super::{StartError, metrics, stripe_client};
@@ -345,7 +346,10 @@ impl Starting<'_> {
                 .oidc
                 .as_ref()
                 .is_none_or(|oidc| oidc.allow_passwords),
-            provider: operators.oidc.is_some(),
+            provider: operators
+                .oidc
+                .as_ref()
+                .map(|oidc| oidc.issuer.as_str().into()),
         };
         let checks = Checks {
             guard: Guard::new(
@@ -354,11 +358,12 @@ impl Starting<'_> {
                 serve.trusted_proxies,
                 serve.usage.trust_headers,
                 (cookie, pages.cookie),
-                policy,
+                policy.clone(),
             ),
             limits: Limits::new(serve.surface.rates),
             shares: Shares::default(),
             keeper: Keeper::new(pools.api.clone()),
+            pages: Arc::new(RefusedPages(pages.look.clone())),
         };
         let processor = self.processor()?;
         let api = Api {

@@ -14,8 +14,8 @@ use super::output::{Format, table};
 use crate::config::GlobalArgs;
 use crate::db;
 use crate::tenancy::auth::{
-    self, ApiKey, By, NewApiKey, NewOperatorKey, NewServiceKey, OperatorKey, Permission, Role,
-    ServiceKey,
+    self, ApiKey, By, NewApiKey, NewOperatorKey, NewServiceKey, OperatorKey, Part, Permission,
+    Role, ServiceKey,
 };
 
 #[derive(Debug, Subcommand)]
@@ -148,15 +148,15 @@ impl ApiKeys {
             }
             Self::List { owner, format } => match owner.found(pool).await? {
                 Whose::Organization(of) => {
-                    let keys = auth::list_api_keys(pool, of).await?;
+                    let keys = auth::list_api_keys(pool, of, Part::default()).await?;
                     format.print(&keys, |keys| describe(keys.iter().map(Row::from)))
                 }
                 Whose::Product => {
-                    let keys = auth::list_service_keys(pool).await?;
+                    let keys = auth::list_service_keys(pool, Part::default()).await?;
                     format.print(&keys, |keys| describe(keys.iter().map(Row::from)))
                 }
                 Whose::Operators => {
-                    let keys = auth::list_operator_keys(pool).await?;
+                    let keys = auth::list_operator_keys(pool, Part::default()).await?;
                     format.print(&keys, |keys| describe(keys.iter().map(Row::from)))
                 }
             },

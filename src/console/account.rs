@@ -7,11 +7,13 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 
+use super::Console;
 use super::screen::entry::{Entry, Input, Picture};
 use super::screen::{Block, Cell, Form, Refusal, Screen, Tone};
 use super::session::{Fields, Posted, Signed, led_to};
+use super::session_list::{self, SessionQuery, ended_already};
 use super::webhooks::{button, notice, unknown_act};
-use super::{Console, operators};
+use crate::server::extract::Query;
 use crate::server::problem::Problem;
 use crate::tenancy::auth::{
     self, By, LoginError, Own, OwnError, Proposal, SecondFactor, User, id_of_token,
@@ -41,25 +43,29 @@ fn own<'a>(signed: &'a Signed, user: &User) -> Own<'a> {
 pub async fn page(
     State(console): State<Arc<Console>>,
     signed: Signed,
+    query: Result<Query<SessionQuery>, Problem>,
 ) -> Result<Response, Refusal> {
-    let screen = screen(&console, &signed, None).await?;
+    let Query(query) = query?;
+    let screen = screen(&console, &signed, &query, None).await?;
     Ok(screen.answer())
 }
 
 async fn screen(
     console: &Console,
     signed: &Signed,
+    query: &SessionQuery,
     first: Option<Block>,
 ) -> Result<Screen, Refusal> {
     let pool = &console.shared.pool;
     let user = me(console, signed).await?;
-    let open = auth::open_sessions(pool, user.id).await?;
+    let open = auth::open_sessions(&console.shared, user.id, query).await?;
+    let all = auth::count_sessions(pool, user.id).await?;
     let factor = auth::second_factor_of(pool, user.id).await?;
     let password = auth::has_password(pool, user.id).await?;
     let look = (SHOWN, "user");
     auth::operator_looked(pool, &signed.operator, look, user.id.to_string()).await?;
     let this = id_of_token(signed.session.token());
-    let others = (open.len() > 1).then(|| {
+    let others = (all > 1).then(|| {
         Block::Form(Form {
             title: "All other sessions".to_owned(),
             text: "They end with the next request, on every replica. This one goes on.".to_owned(),
@@ -71,7 +77,11 @@ async fn screen(
     Ok(Screen::new(signed, "", "Your account")
         .lead(format!("{}, {}", user.email, user.role))
         .with_all(first)
-        .with(operators::sessions(&open, Some(this), Some((signed, PATH))))
+        .with(session_list::sessions(
+            open,
+            Some(this),
+            (PATH, Some(signed)),
+        ))
         .with_all(others)
         .with_all(match (password, factor) {
             (false, _) => vec![notice(
@@ -157,7 +167,8 @@ fn new_password(signed: &Signed) -> Block {
 async fn refused(console: &Console, signed: &Signed, error: OwnError) -> Result<Response, Refusal> {
     let (status, text) = said(error)?;
     let first = notice(Tone::Bad, "Nothing was changed", &text);
-    let screen = screen(console, signed, Some(first)).await?;
+    let query = SessionQuery::default();
+    let screen = screen(console, signed, &query, Some(first)).await?;
     Ok(screen.answer_with(status))
 }
 
@@ -206,7 +217,7 @@ pub async fn act(
             let session = fields.get("session").and_then(|id| id.parse().ok());
             let session = session.ok_or_else(unknown_act)?;
             if !auth::end_session(pool, user.id, session, &by).await? {
-                return Ok(operators::ended_already(&signed, PATH));
+                return Ok(ended_already(&signed, PATH));
             }
             Ok(None)
         }

@@ -19,6 +19,7 @@ mod overrides;
 mod plans;
 mod screen;
 mod session;
+mod session_list;
 mod sign_in;
 mod sign_in_steps;
 mod single_sign_on;
@@ -343,6 +344,11 @@ fn of_figures(browsers: Rules) -> Routes<Arc<Console>> {
             get(figures::customers_csv),
             downloads,
         )
+}
+
+/// A page that says what is wrong.
+pub fn refused(problem: Problem) -> Response {
+    Refusal::from(problem).into_response()
 }
 
 /// Browsers are led to the console; programs are told that nothing is here.

@@ -6,17 +6,21 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
 use uuid::Uuid;
 
+use super::query::{address, filled};
 use super::screen::entry::{Entry, Input, RowForm};
 use super::screen::{Block, Cell, Form, Grid, Refusal, Screen, Tone};
 use super::session::{Acting, Posted, Signed, led_to};
-use super::webhooks::{button, notice, unknown_act};
+use super::session_list::{SessionQuery, ended_already, sessions};
+use super::webhooks::{button, unknown_act};
 use super::{Console, account};
-use crate::server::extract::Path;
+use crate::server::extract::{Path, Query};
+use crate::server::pagination::page::{Limit, Listed, PageRequest, Paging};
 use crate::server::problem::Problem;
 use crate::tenancy::auth::{
-    self, By, NewOperatorKey, OpenSession, OperatorKey, OperatorUser, Role, ServiceKey,
+    self, By, NewOperatorKey, OperatorKey, OperatorUser, Part, Role, ServiceKey,
 };
 
 pub const PATH: &str = "/console/operators";
@@ -37,30 +41,87 @@ fn page_of(user: Uuid) -> String {
     format!("{PATH}/{user}")
 }
 
+/// Where each of the page's lists goes on.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Cursors {
+    #[serde(default, deserialize_with = "filled")]
+    operators: Option<String>,
+    #[serde(default, deserialize_with = "filled")]
+    keys: Option<String>,
+    #[serde(default, deserialize_with = "filled")]
+    service_keys: Option<String>,
+}
+
+impl Cursors {
+    /// The page with one of its lists further on, the others as they are.
+    fn next(&self, list: &str, cursor: Option<String>) -> Option<String> {
+        let cursor = cursor?;
+        let of = |name: &'static str, held: &Option<String>| match name == list {
+            true => (name, Some(cursor.clone())),
+            false => (name, held.clone()),
+        };
+        let all = [
+            of("operators", &self.operators),
+            of("keys", &self.keys),
+            of("service-keys", &self.service_keys),
+        ];
+        let all: Vec<(&str, Option<&str>)> = all
+            .iter()
+            .map(|(name, cursor)| (*name, cursor.as_deref()))
+            .collect();
+        Some(address(PATH, &all))
+    }
+}
+
 pub async fn list(
     State(console): State<Arc<Console>>,
     signed: Signed,
+    query: Result<Query<Cursors>, Problem>,
 ) -> Result<Response, Refusal> {
-    Ok(screen(&console, &signed, None).await?.answer())
+    let Query(cursors) = query?;
+    Ok(screen(&console, &signed, &cursors, None).await?.answer())
+}
+
+/// A page of a list that has a cursor of its own.
+async fn page_of_list<T: Listed>(
+    console: &Console,
+    list: &'static str,
+    cursor: &Option<String>,
+) -> Result<PageRequest<T>, Problem> {
+    let paging = Paging {
+        limit: Limit::default(),
+        cursor: cursor.clone(),
+    };
+    console.shared.page(Uuid::nil(), list, &paging).await
 }
 
 async fn screen(
     console: &Console,
     signed: &Signed,
+    cursors: &Cursors,
     first: Option<Block>,
 ) -> Result<Screen, Refusal> {
     let pool = &console.shared.pool;
-    let operators = auth::list_operators(pool).await?;
-    let own_keys = auth::list_operator_keys(pool).await?;
-    let service_keys = auth::list_service_keys(pool).await?;
+    let page = page_of_list(console, "console operators", &cursors.operators).await?;
+    let operators = page.of(auth::list_operators(pool, Part::from(&page)).await?);
+    let page = page_of_list(console, "console operators' keys", &cursors.keys).await?;
+    let own_keys = page.of(auth::list_operator_keys(pool, Part::from(&page)).await?);
+    let page = page_of_list(console, "console service keys", &cursors.service_keys).await?;
+    let service_keys = page.of(auth::list_service_keys(pool, Part::from(&page)).await?);
     let look = (LISTED, "user");
     auth::operator_looked(pool, &signed.operator, look, "all".to_owned()).await?;
-    let names: HashMap<Uuid, &str> = operators
+    let makers: Vec<Uuid> = own_keys
+        .data
         .iter()
-        .map(|operator| (operator.id, &*operator.email))
+        .filter_map(|key| key.created_by)
         .collect();
-    let keys = own_keys.iter().map(|key| operator_key(signed, key, &names));
-    let of_service = service_keys.iter().map(|key| service_key(signed, key));
+    let names = auth::addresses_of(pool, &makers).await?;
+    let keys = own_keys
+        .data
+        .iter()
+        .map(|key| operator_key(signed, key, &names));
+    let of_service = service_keys.data.iter().map(|key| service_key(signed, key));
     let screen = Screen::new(signed, PATH, "Operators and keys")
         .lead("Who may look at all organizations, and with what.")
         .with_all(first)
@@ -69,11 +130,12 @@ async fn screen(
             note: Some("`valuecanvas-billing users create --role operator` makes one, `users disable` ends one.".to_owned()),
             columns: vec!["E-mail", "Role", "Signs in with", "Sessions", "Last seen"],
             rows: operators
+                .data
                 .iter()
                 .map(|operator| row(signed, operator))
                 .collect(),
             empty: "There are none.",
-            next: None,
+            next: cursors.next("operators", operators.next_cursor),
         }))
         .with(Block::Grid(Grid {
             title: "Operators' keys".to_owned(),
@@ -81,7 +143,7 @@ async fn screen(
             columns: vec!["Name", "Key", "Role", "Made", "Last used", "State"],
             rows: keys.collect(),
             empty: "There are none.",
-            next: None,
+            next: cursors.next("keys", own_keys.next_cursor.clone()),
         }))
         .with_all(signed.may_act().then(|| new_key(signed)))
         .with(Block::Grid(Grid {
@@ -90,7 +152,7 @@ async fn screen(
             columns: vec!["Name", "Key", "Scopes", "Made", "Last used", "State"],
             rows: of_service.collect(),
             empty: "There are none.",
-            next: None,
+            next: cursors.next("service-keys", service_keys.next_cursor.clone()),
         }));
     Ok(screen)
 }
@@ -151,10 +213,10 @@ fn state_of(
     Cell::Many([state].into_iter().chain(revoke).collect())
 }
 
-fn operator_key(signed: &Signed, key: &OperatorKey, names: &HashMap<Uuid, &str>) -> Vec<Cell> {
+fn operator_key(signed: &Signed, key: &OperatorKey, names: &HashMap<Uuid, String>) -> Vec<Cell> {
     let mut made = vec![Cell::time(key.created_at)];
     made.extend(key.created_by.map(|id| match names.get(&id) {
-        Some(name) => Cell::link(page_of(id), *name),
+        Some(name) => Cell::link(page_of(id), name),
         None => Cell::text(id.to_string()),
     }));
     vec![
@@ -248,7 +310,9 @@ pub async fn act(
         (Some("ask-revoke"), Some(kind)) => {
             let id = key().ok_or_else(unknown_act)?;
             let asked = ask(kind, id);
-            Ok(screen(&console, &signed, Some(asked)).await?.answer())
+            let cursors = Cursors::default();
+            let screen = screen(&console, &signed, &cursors, Some(asked)).await?;
+            Ok(screen.answer())
         }
         (Some("revoke-key"), Some(kind)) => {
             let id = key().ok_or_else(unknown_act)?;
@@ -285,13 +349,15 @@ pub async fn one(
     State(console): State<Arc<Console>>,
     Path(user): Path<Uuid>,
     signed: Signed,
+    query: Result<Query<SessionQuery>, Problem>,
 ) -> Result<Response, Refusal> {
+    let Query(query) = query?;
     if signed.operator.user_id() == Some(user) {
         return Ok(led_to(account::PATH));
     }
     let pool = &console.shared.pool;
     let found = found(&console, user).await?;
-    let open = auth::open_sessions(pool, user).await?;
+    let open = auth::open_sessions(&console.shared, user, &query).await?;
     let look = (SHOWN, "user");
     auth::operator_looked(pool, &signed.operator, look, user.to_string()).await?;
     let may_act = signed.may_act();
@@ -308,10 +374,13 @@ pub async fn one(
         false => Cell::text("the identity provider's"),
     };
     let action = page_of(user);
-    let end_all = (may_act && !open.is_empty()).then(|| {
+    let end_all = (may_act && !open.data.is_empty()).then(|| {
         Block::Form(Form {
             title: "All of these sessions".to_owned(),
-            text: "They end with the next request, on every replica.".to_owned(),
+            text:
+                "They end with the next request, on every replica; so do those of other pages of \
+                   the list."
+                    .to_owned(),
             action: action.clone(),
             buttons: vec![button("end-all", "End them all", Tone::Bad)],
             ..Form::default()
@@ -329,68 +398,14 @@ pub async fn one(
                 ("Id", Cell::Code(found.id.to_string())),
             ],
         })
-        .with(sessions(
-            &open,
-            None,
-            may_act.then_some((&signed, &*action)),
-        ))
+        .with(sessions(open, None, (&action, may_act.then_some(&signed))))
         .with_all(end_all)
         .answer())
 }
 
 async fn found(console: &Console, user: Uuid) -> Result<OperatorUser, Refusal> {
-    let operators = auth::list_operators(&console.shared.pool).await?;
-    let found = operators.into_iter().find(|operator| operator.id == user);
+    let found = auth::find_operator(&console.shared.pool, user).await?;
     Ok(found.ok_or_else(|| Problem::not_found("There is no operator with this id."))?)
-}
-
-/// A table of sessions, with a button to end each for who may.
-pub fn sessions(open: &[OpenSession], own: Option<Uuid>, ends: Option<(&Signed, &str)>) -> Block {
-    let row = |session: &OpenSession| {
-        let device = session.user_agent.as_deref().unwrap_or("unknown");
-        let address = session.ip_address.as_deref().unwrap_or("unknown");
-        let end = ends.filter(|_| own != Some(session.id));
-        let last = match end {
-            Some((signed, action)) => Cell::Act(RowForm {
-                action: action.to_owned(),
-                csrf: signed.session.form_token(),
-                hidden: vec![("session", session.id.to_string())],
-                value: "end-session",
-                label: "End",
-                about: format!("the session of {device} from {address}"),
-                tone: Tone::Plain,
-            }),
-            None if own == Some(session.id) => Cell::Badge(Tone::Good, "this one".to_owned()),
-            None => Cell::None,
-        };
-        vec![
-            Cell::text(device),
-            Cell::text(address),
-            Cell::text(match session.signed_in_by {
-                "second_factor" => "password and code",
-                "oidc" => "identity provider",
-                _ => "password",
-            }),
-            Cell::time(session.created_at),
-            Cell::time(session.last_used_at),
-            last,
-        ]
-    };
-    Block::Grid(Grid {
-        title: "Sessions".to_owned(),
-        note: Some("A session ends after two hours without use, and after a day.".to_owned()),
-        columns: vec![
-            "Device",
-            "Address",
-            "Signed in by",
-            "Signed in",
-            "Last seen",
-            "To end it",
-        ],
-        rows: open.iter().map(row).collect(),
-        empty: "There are none.",
-        next: None,
-    })
 }
 
 pub async fn end(
@@ -415,17 +430,4 @@ pub async fn end(
         _ => return Err(unknown_act().into()),
     }
     Ok(led_to(&page_of(user)))
-}
-
-/// What a button says that came too late.
-pub fn ended_already(signed: &Signed, back: &str) -> Response {
-    let said = notice(
-        Tone::Warn,
-        "It had ended",
-        "There is no such session any more; nothing was done.",
-    );
-    Screen::new(signed, PATH, "Sessions")
-        .above(back, "Sessions")
-        .with(said)
-        .answer()
 }

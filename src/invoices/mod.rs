@@ -1,6 +1,7 @@
 //! Invoices: read only. The projection writes them from Stripe's events; this
 //! module lists them and fetches lines that the events left out.
 
+mod csv;
 mod lines;
 pub mod routes;
 mod store;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+pub use csv::csv;
 pub use lines::fetch_missing;
 
 use crate::server::Shared;

@@ -13,7 +13,7 @@ pub struct Fields(BTreeMap<String, String>);
 
 /// A form of ours is smaller, and has fewer fields.
 const LARGEST: u64 = 16 * 1024;
-const MOST: usize = 32;
+const MOST: usize = 200;
 
 impl Fields {
     /// Reads a form that does not come from elsewhere: each field once, and no file.
@@ -32,8 +32,16 @@ impl Fields {
             ));
         }
         let RawBody(body) = RawBody::from_request(request, &()).await?;
-        let fields = form_urlencoded::parse(&body).into_owned();
-        Ok(Self(fields.take(MOST).collect()))
+        let fields: Vec<_> = form_urlencoded::parse(&body).into_owned().collect();
+        // Some of them would be another form.
+        if fields.len() > MOST {
+            return Err(Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                "Nothing was done: the form has more fields than any of these pages'.",
+            ));
+        }
+        Ok(Self(fields.into_iter().collect()))
     }
 
     pub fn none() -> Self {
@@ -43,6 +51,12 @@ impl Fields {
     pub fn get(&self, name: &str) -> Option<&str> {
         let value = self.0.get(name).map(String::as_str);
         value.filter(|value| !value.is_empty())
+    }
+
+    /// The fields whose names begin so, by the rest of their names.
+    pub fn beginning(&self, prefix: &str) -> impl Iterator<Item = (&str, &str)> {
+        let all = self.0.iter();
+        all.filter_map(move |(name, value)| Some((name.strip_prefix(prefix)?, value.as_str())))
     }
 
     pub fn take(&mut self, name: &str) -> String {

@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::routes::run;
+use super::store::Payer;
 use super::{PaymentMethod, PaymentMethods, store};
 use crate::server::pagination::page::{Page, Paging};
 use crate::server::problem::Problem;
@@ -18,16 +19,40 @@ impl PaymentMethods {
     ) -> Result<Page<PaymentMethod>, Problem> {
         let page = self.shared.page(organization, "payment-methods", paging);
         let page = page.await?;
+        let payer = self.payer(organization).await?;
         let mut tx = self.shared.read(organization).await?;
-        let rows = store::list(&mut tx, page.after.as_ref(), page.rows()).await?;
+        let rows = store::list(&mut tx, &payer, page.after.as_ref(), page.rows()).await?;
         Ok(page.of(rows))
     }
 
     /// One that is attached.
     pub async fn one(&self, organization: Uuid, id: &str) -> Result<PaymentMethod, Problem> {
+        let payer = self.payer(organization).await?;
         let mut tx = self.shared.read(organization).await?;
-        let found = store::one(&mut tx, id).await?;
+        let found = store::one(&mut tx, &payer, id).await?;
         found.ok_or_else(|| Problem::not_found(CardFailure::NotFound.to_string()))
+    }
+
+    /// The one that invoices are charged to, if it is attached.
+    pub async fn charged(&self, organization: Uuid) -> Result<Option<PaymentMethod>, Problem> {
+        let payer = self.payer(organization).await?;
+        let mut tx = self.shared.read(organization).await?;
+        match store::charged(&mut tx, &payer).await? {
+            Some(id) => Ok(store::one(&mut tx, &payer, &id).await?),
+            None => Ok(None),
+        }
+    }
+
+    /// Who is charged: the subscription that counts and its customer, or the customer who
+    /// would be.
+    async fn payer(&self, organization: Uuid) -> Result<Payer, Problem> {
+        let state = self.subscriptions.state(organization).await?;
+        let subscription = state.subscription;
+        let held = subscription.as_ref().map(|held| held.customer_id.clone());
+        Ok(Payer {
+            customer_id: held.or(state.customer_id),
+            subscription_id: subscription.map(|held| held.id),
+        })
     }
 
     /// Has invoices charged to it from now on.

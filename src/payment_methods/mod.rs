@@ -53,8 +53,8 @@ pub struct PaymentMethod {
     pub id: String,
     /// Stripe's type, such as card or sepa_debit.
     pub r#type: String,
-    /// Whether invoices are charged to it: the customer's default, or the only one of a
-    /// customer without a default.
+    /// Whether invoices are charged to it: the subscription's own, else the customer's
+    /// default, else the only one.
     pub is_default: bool,
     #[schema(required)]
     pub brand: Option<String>,

@@ -36,24 +36,62 @@ impl From<Row> for PaymentMethod {
     }
 }
 
+/// Who is charged: a subscription, and the customer whose invoices it has.
+#[derive(Debug, Clone, Default)]
+pub struct Payer {
+    pub subscription_id: Option<String>,
+    pub customer_id: Option<String>,
+}
+
+/// The payment method that Stripe charges: the subscription's own, then the customer's
+/// default. Without either it is the only one, which becomes the default as soon as
+/// something is to be charged. It may be none that is attached.
+pub async fn charged(tx: &mut RequestTx, payer: &Payer) -> Result<Option<String>, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    sqlx::query_scalar!(
+        r#"SELECT coalesce(
+                    (SELECT s.default_payment_method_id FROM billing_subscriptions s
+                      WHERE s.organization_id = $1 AND s.stripe_subscription_id = $2),
+                    (SELECT c.default_payment_method_id FROM billing_customers c
+                      WHERE c.organization_id = $1 AND c.stripe_customer_id = $3),
+                    (SELECT min(m.stripe_payment_method_id) FROM billing_payment_methods m
+                      WHERE m.organization_id = $1 AND m.stripe_customer_id = $3
+                        AND m.status = 'attached'
+                     HAVING count(*) = 1))"#,
+        organization_id,
+        payer.subscription_id.as_deref(),
+        payer.customer_id.as_deref()
+    )
+    .fetch_one(tx.conn())
+    .await
+}
+
 /// Lists attached payment methods, newest first. Without a creation time from
 /// Stripe, the time of the last event stands in.
 pub async fn list(
     tx: &mut RequestTx,
+    payer: &Payer,
     after: Option<&Position>,
     limit: i64,
 ) -> Result<Vec<PaymentMethod>, sqlx::Error> {
-    read(tx, None, after, limit).await
+    let charged = charged(tx, payer).await?;
+    read(tx, (None, charged.as_deref()), after, limit).await
 }
 
 /// An attached payment method.
-pub async fn one(tx: &mut RequestTx, id: &str) -> Result<Option<PaymentMethod>, sqlx::Error> {
-    Ok(read(tx, Some(id), None, 1).await?.pop())
+pub async fn one(
+    tx: &mut RequestTx,
+    payer: &Payer,
+    id: &str,
+) -> Result<Option<PaymentMethod>, sqlx::Error> {
+    let charged = charged(tx, payer).await?;
+    let found = read(tx, (Some(id), charged.as_deref()), None, 1);
+    Ok(found.await?.pop())
 }
 
 async fn read(
     tx: &mut RequestTx,
-    id: Option<&str>,
+    (id, charged): (Option<&str>, Option<&str>),
     after: Option<&Position>,
     limit: i64,
 ) -> Result<Vec<PaymentMethod>, sqlx::Error> {
@@ -63,18 +101,8 @@ async fn read(
         r#"SELECT m.stripe_payment_method_id AS id, m.type AS kind, m.brand, m.last4, m.exp_month,
                   m.exp_year, m.funding, m.country,
                   coalesce(m.stripe_created_at, m.last_event_at) AS "created_at!: jiff_sqlx::Timestamp",
-                  CASE WHEN c.default_payment_method_id IS NOT NULL
-                       THEN c.default_payment_method_id = m.stripe_payment_method_id
-                       ELSE NOT EXISTS (
-                         SELECT FROM billing_payment_methods other
-                          WHERE other.organization_id = $1 AND other.status = 'attached'
-                            AND other.stripe_customer_id = m.stripe_customer_id
-                            AND other.stripe_payment_method_id <> m.stripe_payment_method_id)
-                   END AS "is_default!"
+                  m.stripe_payment_method_id IS NOT DISTINCT FROM $6::text AS "is_default!"
              FROM billing_payment_methods m
-             LEFT JOIN billing_customers c
-               ON c.organization_id = m.organization_id
-              AND c.stripe_customer_id = m.stripe_customer_id
             WHERE m.organization_id = $1 AND m.status = 'attached'
               AND ($5::text IS NULL OR m.stripe_payment_method_id = $5)
               AND ($2::timestamptz IS NULL
@@ -85,7 +113,8 @@ async fn read(
         after.map(|position| position.created_at.to_sqlx()) as _,
         after.map(|position| position.id.as_str()),
         limit,
-        id
+        id,
+        charged
     )
     .fetch_all(tx.conn())
     .await?;

@@ -19,6 +19,7 @@ use crate::server::problem::Problem;
 use crate::tenancy::audit_log::{self, AuditQuery};
 
 pub const PATH: &str = "/portal/activity";
+pub const CSV: &str = "/portal/activity.csv";
 
 #[derive(Deserialize)]
 pub struct Asked {
@@ -32,6 +33,7 @@ struct Log {
     around: Around,
     rows: Vec<Row>,
     next: Option<String>,
+    csv: &'static str,
 }
 
 struct Row {
@@ -53,6 +55,11 @@ pub async fn list(
     portal.shown(&signed, page)
 }
 
+/// All of it, for spreadsheets.
+pub async fn csv(State(portal): State<Arc<Portal>>, signed: Signed) -> Response {
+    audit_log::csv(&portal.shared, &signed.principal)
+}
+
 async fn listed(portal: &Portal, signed: &Signed, asked: Asked) -> Result<Response, Problem> {
     let query = AuditQuery::after(asked.cursor);
     let page = audit_log::page(&portal.shared, &signed.principal, &query).await?;
@@ -63,6 +70,7 @@ async fn listed(portal: &Portal, signed: &Signed, asked: Asked) -> Result<Respon
         around: signed.around(portal, &state, PATH, "Activity"),
         rows: page.data.iter().map(|entry| Row::of(entry, own)).collect(),
         next: next.map(|cursor| address(PATH, &[("cursor", Some(cursor))])),
+        csv: CSV,
     };
     Ok(portal.look.answer(StatusCode::OK, &log))
 }

@@ -210,6 +210,7 @@ async fn refused(portal: &Portal, signed: &Signed, problem: &Problem) -> Respons
             .around(portal, &state, overview::PATH, title)
             .with([notice]),
         lead: String::new(),
+        back: None,
     };
     portal.look.answer(problem.status(), &message)
 }

@@ -180,6 +180,7 @@ async fn to_setup(portal: &Portal, signed: &Signed, page: String) -> Result<Resp
             .around(portal, &state, PATH, "Add a card")
             .with([notice]),
         lead: String::new(),
+        back: None,
     };
     Ok(portal.look.answer(StatusCode::OK, &message))
 }

@@ -22,14 +22,16 @@ use crate::pages::form::Fields;
 use crate::pages::number::grouped;
 use crate::pages::{led_to, once};
 use crate::server::layers::idempotency::Passing;
-use crate::server::pagination::page::{Limit, Paging};
 use crate::server::problem::Problem;
 use crate::subscriptions::{
-    ActionRequired, Command, Outcome, Preview, Selection, SubscriptionState, change_beside_payer,
+    ActionRequired, AskedAddons, Command, Outcome, Preview, Selection, SubscriptionState,
+    change_beside_payer,
 };
 
 pub const PREVIEW: &str = "/portal/plans/preview";
 pub const PATH: &str = "/portal/plans/change";
+/// What the names of add-ons' fields begin with.
+pub const ADDON: &str = "addon:";
 
 /// What the form asks for.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +39,8 @@ struct Asked {
     plan: String,
     interval: Option<Interval>,
     quantity: Option<u64>,
+    /// None where the form has no field of any.
+    addons: Option<AskedAddons>,
     code: Option<String>,
 }
 
@@ -58,11 +62,26 @@ impl Asked {
                 return Err(invalid("price_not_offered", detail));
             }
         };
+        let mut addons = None::<AskedAddons>;
+        for (id, number) in fields.beginning(ADDON) {
+            let detail = "write the number of each add-on in digits";
+            let number = match number.trim() {
+                "" => 0,
+                digits => digits
+                    .parse::<u32>()
+                    .map_err(|_| invalid("quantity_out_of_range", detail))?,
+            };
+            let addons = addons.get_or_insert_default();
+            if number > 0 {
+                addons.insert(id.to_owned(), number.into());
+            }
+        }
         let code = fields.get("code").map(str::trim);
         Ok(Self {
             plan: fields.get("plan").unwrap_or_default().to_owned(),
             interval,
             quantity: quantity.transpose()?,
+            addons,
             code: code.filter(|code| !code.is_empty()).map(str::to_owned),
         })
     }
@@ -73,18 +92,27 @@ impl Asked {
             interval: self.interval,
             currency: None,
             quantity: self.quantity,
-            addons: None,
+            addons: self.addons.as_ref(),
         }
     }
 
     /// The same in hidden fields, but for the code.
-    fn hidden(&self) -> Vec<(&'static str, String)> {
-        let mut hidden = vec![("plan", self.plan.clone())];
+    fn hidden(&self) -> Vec<(String, String)> {
+        let mut hidden = vec![("plan".to_owned(), self.plan.clone())];
         if let Some(interval) = self.interval {
-            hidden.push(("interval", interval.as_str().to_owned()));
+            hidden.push(("interval".to_owned(), interval.as_str().to_owned()));
         }
         if let Some(quantity) = self.quantity {
-            hidden.push(("quantity", quantity.to_string()));
+            hidden.push(("quantity".to_owned(), quantity.to_string()));
+        }
+        if let Some(addons) = &self.addons {
+            // Of none at all, too: without a field, those of before would stay.
+            let none = addons
+                .is_empty()
+                .then(|| (ADDON.to_owned(), "0".to_owned()));
+            let some = addons.iter();
+            let some = some.map(|(id, number)| (format!("{ADDON}{id}"), number.to_string()));
+            hidden.extend(some.chain(none));
         }
         hidden
     }
@@ -110,7 +138,7 @@ struct Quote {
     needs_card: bool,
     clock: usize,
     holds_until: String,
-    hidden: Vec<(&'static str, String)>,
+    hidden: Vec<(String, String)>,
     token: String,
     preview: &'static str,
     change: String,
@@ -182,16 +210,11 @@ async fn quoted(
     Ok(portal.look.answer(status, &quote))
 }
 
-/// The card that invoices are charged to, among those that were added last.
+/// The card that invoices are charged to.
 async fn charged_card(portal: &Portal, signed: &Signed) -> Result<Option<String>, Problem> {
-    let paging = Paging {
-        limit: Limit::default(),
-        cursor: None,
-    };
     let organization = signed.principal.organization_id;
-    let page = portal.methods.page(organization, &paging).await?;
-    let default = page.data.iter().find(|one| one.is_default);
-    Ok(default.map(cards::name_of))
+    let charged = portal.methods.charged(organization).await?;
+    Ok(charged.as_ref().map(cards::name_of))
 }
 
 impl Quote {
@@ -410,6 +433,7 @@ async fn to_confirm(
             .around(portal, &state, plans::PATH, "Confirm your payment")
             .with([notice.link(super::cancel::CALL_OFF, "Call it off")]),
         lead: capitalized("when it is confirmed, the overview shows your new plan."),
+        back: None,
     };
     Ok(portal.look.answer(StatusCode::ACCEPTED, &message))
 }

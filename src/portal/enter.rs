@@ -157,6 +157,7 @@ fn unopened(portal: &Portal, headers: &HeaderMap, why: Unopened) -> Response {
     let message = Message {
         around: Around::of(&portal.look, None, "", title).with([notice]),
         lead: String::new(),
+        back: None,
     };
     portal.look.answer(status, &message)
 }

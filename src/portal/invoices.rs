@@ -9,10 +9,10 @@ use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::Portal;
 use super::look::{Around, Notice, Tone};
 use super::text::{day, money, web_address};
 use super::visitor::Signed;
+use super::{Portal, upcoming};
 use crate::invoices::{self, Details, Invoice};
 use crate::pages::query::{address as address_of, part};
 use crate::server::extract::{Path, Query};
@@ -20,6 +20,7 @@ use crate::server::pagination::page::{Limit, Paging};
 use crate::server::problem::Problem;
 
 pub const PATH: &str = "/portal/invoices";
+pub const CSV: &str = "/portal/invoices.csv";
 
 #[derive(Deserialize)]
 pub struct Asked {
@@ -33,6 +34,10 @@ struct List {
     around: Around,
     rows: Vec<Row>,
     next: Option<String>,
+    /// Whether there is a subscription, which has a next one.
+    billed: bool,
+    upcoming: &'static str,
+    csv: &'static str,
 }
 
 struct Row {
@@ -117,8 +122,16 @@ async fn listed(portal: &Portal, signed: &Signed, asked: Asked) -> Result<Respon
         around: signed.around(portal, &state, PATH, "Invoices"),
         rows: rows.collect(),
         next: next.map(|cursor| address_of(PATH, &[("cursor", Some(cursor))])),
+        billed: state.subscription.is_some(),
+        upcoming: upcoming::PATH,
+        csv: CSV,
     };
     Ok(portal.look.answer(StatusCode::OK, &list))
+}
+
+/// All invoices, for spreadsheets.
+pub async fn csv(State(portal): State<Arc<Portal>>, signed: Signed) -> Response {
+    invoices::csv(portal.shared.clone(), signed.principal.organization_id)
 }
 
 #[derive(Template)]

@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use sha2::{Digest as _, Sha256};
 
+use super::{overview, words};
 use crate::config::PortalConfig;
 use crate::server::layers::Framed;
 use crate::server::problem::Problem;
@@ -240,6 +241,29 @@ impl Around {
 pub struct Message {
     pub around: Around,
     pub lead: String,
+    /// Where one goes on, where nothing around the page says so: an address and its name.
+    pub back: Option<(&'static str, &'static str)>,
+}
+
+impl Look {
+    /// A page that says what is wrong.
+    pub fn refused(&self, seen: Option<Seen>, problem: &Problem) -> Response {
+        let notice = words::said(problem);
+        let back = seen.is_none().then_some((overview::PATH, "Overview"));
+        let message = Message {
+            around: Around::of(self, seen, "", &notice.title),
+            lead: notice.text,
+            back,
+        };
+        let mut response = self.answer(problem.status(), &message);
+        // The problem's own headers, such as Retry-After.
+        let headers = problem.clone().into_response();
+        if let Some(retry) = headers.headers().get(header::RETRY_AFTER) {
+            let headers = response.headers_mut();
+            headers.insert(header::RETRY_AFTER, retry.clone());
+        }
+        response
+    }
 }
 
 /// A question before something that cannot be undone by going back.

@@ -14,6 +14,7 @@ mod overview;
 mod plans;
 mod sign_in;
 mod text;
+mod upcoming;
 mod visitor;
 mod words;
 
@@ -93,6 +94,15 @@ pub fn routes() -> Routes<Arc<Portal>> {
     let routes = page(routes, cancel::CALL_OFF, get(cancel::ask_to_call_off));
     let routes = form(routes, cancel::CALL_OFF, post(cancel::call_off));
     let routes = page(routes, invoices::PATH, get(invoices::list));
+    let exports = customers.share(Share::Exports);
+    let routes = routes.page(Method::GET, invoices::CSV, get(invoices::csv), exports);
+    // Stripe is asked, as by the API.
+    let routes = routes.page(
+        Method::GET,
+        upcoming::PATH,
+        get(upcoming::page),
+        customers.share(Share::Changes),
+    );
     let routes = page(routes, "/portal/invoices/{id}", get(invoices::one));
     let routes = page(routes, "/portal/invoices/{id}/pdf", get(invoices::pdf));
     let routes = page(routes, cards::PATH, get(cards::list));
@@ -101,6 +111,7 @@ pub fn routes() -> Routes<Arc<Portal>> {
     let routes = page(routes, cards::REMOVE, get(cards::ask_to_remove));
     let routes = form(routes, cards::REMOVE, post(cards::remove));
     let routes = page(routes, audit_log::PATH, get(audit_log::list));
+    let routes = routes.page(Method::GET, audit_log::CSV, get(audit_log::csv), exports);
     page(routes, "/portal/{*rest}", get(not_found))
 }
 

@@ -14,7 +14,9 @@ use super::text::{money, rate};
 use super::visitor::Signed;
 use super::{Portal, change};
 use crate::catalogue::features::FeatureValue;
-use crate::catalogue::{Interval, MAX_SEATS, OverLimit, Plan, Quota};
+use crate::catalogue::{
+    Addon, Interval, MAX_SEATS, OnPlanChange, OverLimit, Plan, Price as CataloguePrice, Quota,
+};
 use crate::server::problem::Problem;
 use crate::subscriptions::SubscriptionState;
 
@@ -34,6 +36,7 @@ struct Offer {
     current: bool,
     prices: Vec<Price>,
     seats: Option<SeatsField>,
+    addons: Vec<AddonField>,
     quotas: Vec<(String, String)>,
     features: Vec<String>,
     /// What its button says; none where there is nothing to choose.
@@ -48,6 +51,16 @@ struct Price {
 
 struct SeatsField {
     fewest: u32,
+    most: u32,
+    value: u32,
+    note: String,
+}
+
+/// An add-on, and how many of it.
+struct AddonField {
+    /// Of the field.
+    field: String,
+    name: String,
     most: u32,
     value: u32,
     note: String,
@@ -110,8 +123,10 @@ impl Offer {
             (name_of(catalogue, metric), limit)
         });
         let seats = SeatsField::of(&terms, state.bought.seats.filter(|_| current));
+        let addons = addons(portal, state, plan, (currency, &chosen));
         let billed = held.is_some() && current;
-        let act = match (current, billed && (offers.len() > 1 || seats.is_some())) {
+        let several = offers.len() > 1 || seats.is_some() || !addons.is_empty();
+        let act = match (current, billed && several) {
             (true, true) => Some("See the price of this".to_owned()),
             (true, false) => None,
             (false, _) => Some(format!("Choose {}", plan.name)),
@@ -122,11 +137,61 @@ impl Offer {
             current,
             prices: prices.collect(),
             seats,
+            addons,
             quotas: quotas.collect(),
             features: features(portal, plan),
             act,
         }
     }
+}
+
+/// The add-ons that go with a plan, each with as many as there would be: those that are held
+/// and stay, or none.
+fn addons(
+    portal: &Portal,
+    state: &SubscriptionState,
+    plan: &Plan,
+    (currency, chosen): (&str, &Interval),
+) -> Vec<AddonField> {
+    let current = plan.tier == state.plan_tier;
+    let of = |addon: &Addon| {
+        let held = state.bought.addons.get(&addon.id).copied().unwrap_or(0);
+        let stays = current || addon.on_plan_change == OnPlanChange::Keep;
+        let value = if stays { held } else { 0 };
+        let mut prices: Vec<&CataloguePrice> = addon
+            .prices
+            .iter()
+            .filter(|price| price.currency.eq_ignore_ascii_case(currency))
+            .collect();
+        // That of the interval that is chosen comes first.
+        prices.sort_by_key(|price| price.interval != *chosen);
+        let sold = !addon.retired && !prices.is_empty();
+        let most = match sold {
+            true => addon.max_quantity.max(held),
+            false => value,
+        };
+        let each: Vec<String> = prices
+            .iter()
+            .map(|price| {
+                let amount = money(price.amount, &price.currency);
+                format!("{amount} per {}", price.interval.as_str())
+            })
+            .collect();
+        let note = match sold {
+            true => format!("{} for each", each.join(" or ")),
+            false => "Sold no more: you may have fewer.".to_owned(),
+        };
+        (most > 0).then(|| AddonField {
+            field: format!("{}{}", change::ADDON, addon.id),
+            name: addon.name.clone(),
+            most,
+            value,
+            note,
+        })
+    };
+    let all = portal.catalogue.addons().iter();
+    let all = all.filter(|addon| addon.goes_with(plan));
+    all.filter_map(of).collect()
 }
 
 impl SeatsField {

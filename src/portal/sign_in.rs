@@ -165,6 +165,7 @@ async fn signed_in(
         portal.login.log_out(&session.token, client).await?;
         return Ok(refused((StatusCode::FORBIDDEN, OPERATOR.to_owned())));
     }
+    portal_sessions::signed_in(&portal.shared.pool, &session.token, client).await?;
     // What the browser had before ends with it.
     if let Some(former) = portal.cookie.read(BrowserSession::PORTAL_COOKIE, &headers) {
         portal_sessions::end(&portal.shared.pool, &former, client).await?;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 
-use super::look::{Around, Message, Seen};
-use super::{Portal, sign_in, words};
+use super::look::{Around, Seen};
+use super::{Portal, sign_in};
 use crate::pages::form::{self, Fields};
 use crate::pages::{led_to, query};
 use crate::server::layers::idempotency::Key;
@@ -167,21 +167,8 @@ impl Portal {
 
     /// A page that says what is wrong.
     pub fn refused(&self, signed: Option<&Signed>, problem: &Problem) -> Response {
-        let notice = words::said(problem);
-        let seen = signed.map(|signed| signed.seen(self, ""));
-        let message = Message {
-            around: Around::of(&self.look, seen, "", &notice.title),
-            lead: notice.text,
-        };
-        let mut response = self.look.answer(problem.status(), &message);
-        // The problem's own headers, such as Retry-After.
-        let headers = problem.clone().into_response();
-        let retry = headers.headers().get(axum::http::header::RETRY_AFTER);
-        if let Some(retry) = retry {
-            let headers = response.headers_mut();
-            headers.insert(axum::http::header::RETRY_AFTER, retry.clone());
-        }
-        response
+        self.look
+            .refused(signed.map(|signed| signed.seen(self, "")), problem)
     }
 
     /// The state of the visitor's organization.

@@ -150,6 +150,23 @@ fn of_page(problem: &Problem) -> Option<(&'static str, String)> {
             "You may look, and change nothing",
             "Ask an owner or a billing manager of your organization.",
         ),
+        "idempotency_in_flight" => (
+            "It is still under way",
+            "Look at the overview in a moment, before you send anything again.",
+        ),
+        "idempotency_key_reused" | "idempotency_answer_not_kept" => (
+            "This form was sent before",
+            "Nothing was done again. Look at the overview for what came of it, and open the page \
+             again to send another one.",
+        ),
+        "request_timeout" => (
+            "This took too long",
+            "It may have been done all the same: look at the overview before you send it again.",
+        ),
+        "body_too_large" | "unsupported_media_type" => (
+            "Nothing was done",
+            "This is no form of these pages. Open its page again, and send it from there.",
+        ),
         "not_found" => (
             "There is no such page",
             "Go on with one of the pages above.",
@@ -157,6 +174,10 @@ fn of_page(problem: &Problem) -> Option<(&'static str, String)> {
         "invalid_cursor" | "cursor_invalid" => {
             ("This page of the list is gone", "Begin the list again.")
         }
+        _ if problem.status() == StatusCode::TOO_MANY_REQUESTS => (
+            "That was too often",
+            "Nothing was done. Wait a moment, and try again.",
+        ),
         _ if problem.status() == StatusCode::INTERNAL_SERVER_ERROR => (
             "Something went wrong",
             "It was noted, and nothing of it is your fault. Try again in a moment.",

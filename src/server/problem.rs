@@ -1,5 +1,7 @@
 //! Errors as the API answers them: RFC 9457 problem details.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -8,6 +10,9 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::db;
+
+/// Of problems (RFC 9457).
+pub const MEDIA_TYPE: &str = "application/problem+json";
 
 /// Bytes of what was sent that a problem shows.
 const SHOWN: usize = 64;
@@ -174,13 +179,12 @@ impl IntoResponse for Problem {
         };
         let mut response = (self.status, Json(body)).into_response();
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         if let Some(secs) = self.retry_after_secs {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
         }
+        // Pages say it in their own words.
+        response.extensions_mut().insert(Arc::new(self));
         response
     }
 }

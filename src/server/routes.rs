@@ -41,7 +41,7 @@ pub enum Share {
     Organizations,
     Previews,
     Usage,
-    /// Reads, but for those answered with CSV.
+    /// Reads, but for those answered with CSV, which pages that have this always are.
     Exports,
     /// Exports, whatever the request accepts.
     Downloads,

@@ -22,7 +22,8 @@ use crate::projection;
 use crate::stripe::client::{Client, ErrorKind, Params, StripeError};
 use crate::stripe::objects::{Customer, PaymentMethod};
 use crate::stripe::requests::{self, Begun, NewRequest, Request, Subject};
-pub(super) use charged::is_usable;
+use charged::follow_customer;
+pub(super) use charged::{is_usable, own_method};
 use owed::Owed;
 
 /// How often another act that was left open is settled first.
@@ -210,7 +211,8 @@ impl Subscriptions {
             match self.successor(client, request, card).await {
                 Ok(()) => {}
                 Err(CardFailure::Failed(Failure::Stripe(error))) => {
-                    self.abandon_act(client, request, &error).await?;
+                    self.abandon_act(client, request, &error, &Owed::default())
+                        .await?;
                     return Err(Failure::Stripe(error).into());
                 }
                 Err(failure) => {
@@ -222,27 +224,33 @@ impl Subscriptions {
         if !requests::begin_call(&self.pool, request).await? {
             return Err(Failure::Busy.into());
         }
+        let mut owed = Owed::default();
         let called = match act {
             Act::MakeDefault => {
-                self.charge_to(client, request, &card.customer, &card.id)
-                    .await
+                let to = (&*card.customer, &*card.id);
+                self.charge_to(client, request, to, &mut owed).await
             }
-            Act::Remove => client
-                .detach_payment_method(&card.id, &request.key())
-                .await
-                .map(|_| Owed::default()),
+            Act::Remove => {
+                let key = request.key();
+                let detached = client.detach_payment_method(&card.id, &key);
+                detached.await.map(drop).map_err(Failure::Stripe)
+            }
         };
         match called {
-            Ok(owed) => {
+            Ok(()) => {
                 self.mirror_act(client, request, &owed).await?;
                 self.show_paid(client, request, &owed).await;
                 Ok(())
             }
-            Err(error) if error.may_have_acted() => Err(Failure::InDoubt(error).into()),
-            Err(error) => {
-                self.abandon_act(client, request, &error).await?;
+            Err(Failure::Stripe(error)) if error.may_have_acted() => {
+                Err(Failure::InDoubt(error).into())
+            }
+            Err(Failure::Stripe(error)) => {
+                self.abandon_act(client, request, &error, &owed).await?;
                 Err(Failure::Stripe(error).into())
             }
+            // It stays open, for the recovery.
+            Err(failure) => Err(failure.into()),
         }
     }
 
@@ -253,13 +261,18 @@ impl Subscriptions {
         client: &Client,
         request: &Request,
         error: &StripeError,
+        owed: &Owed,
     ) -> Result<(), Failure> {
-        match self.mirror_act(client, request, &Owed::default()).await {
+        let mirrored = self.mirror_act(client, request, owed).await;
+        self.show_paid(client, request, owed).await;
+        match mirrored {
             Ok(()) => Ok(()),
             Err(Failure::Stripe(unread)) if unread.is_outage() => {
                 tracing::warn!(%unread, "What became of a payment method could not be read");
                 Ok(())
             }
+            // What was paid is entered by the recovery.
+            Err(failure) if owed.has_paid() => Err(failure),
             Err(_) => Ok(self.close_act(request, &error.to_string()).await?),
         }
     }
@@ -292,9 +305,17 @@ impl Subscriptions {
         if Act::of(request) == Act::MakeDefault {
             let shown = client.customer_now(customer).await;
             let shown = Customer::read(&shown.map_err(Failure::Stripe)?.body, false)?;
+            self.paid_before(client, request, &mut owed).await?;
             if shown.default_payment_method_id.as_deref() == Some(id) {
-                let charged = self.charge_to(client, request, customer, id).await;
-                owed = charged.map_err(Failure::Stripe)?;
+                let to = (customer, id);
+                match self.charge_to(client, request, to, &mut owed).await {
+                    Err(Failure::Stripe(error))
+                        if !error.may_have_acted() && !error.is_outage() =>
+                    {
+                        return self.abandon_act(client, request, &error, &owed).await;
+                    }
+                    charged => charged?,
+                }
             }
         }
         self.mirror_act(client, request, &owed).await?;
@@ -323,7 +344,12 @@ impl Subscriptions {
         let owner = Customer::read(&object, false)?;
         let act = Act::of(request);
         let is_done = match act {
-            Act::MakeDefault => owner.default_payment_method_id.as_deref() == Some(id),
+            Act::MakeDefault => {
+                owner.default_payment_method_id.as_deref() == Some(id)
+                    && follow_customer(client, customer, id)
+                        .await
+                        .map_err(Failure::Stripe)?
+            }
             Act::Remove => attached_to.is_none(),
         };
         let organization_id = request.organization_id;
@@ -337,7 +363,7 @@ impl Subscriptions {
         let of_customer =
             projection::mirror_customer(tx.conn(), organization_id, owner, at).await?;
         let mut entries = Vec::new();
-        if is_done {
+        if is_done || owed.has_paid() {
             let mut entry = entry(request, act, before, after);
             if let Some(owed) = owed.shown() {
                 entry.metadata["owed"] = owed;

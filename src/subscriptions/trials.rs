@@ -6,11 +6,10 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::cards::is_usable;
+use super::cards::{is_usable, own_method};
 use super::change::saga::Requester;
 use super::command::ChangeRejection;
 use super::failure::Failure;
-use super::payer::id_in;
 use super::{StripeAction, Subscriptions, store};
 use crate::catalogue::{TrialCard, TrialPer};
 use crate::db::WorkerTx;
@@ -103,7 +102,7 @@ impl Subscriptions {
         if !per_card || bought["status"] != "trialing" {
             return Ok(false);
         }
-        let card = match id_in(bought, "default_payment_method") {
+        let card = match own_method(bought) {
             Some(id) => match client.payment_method(&id).await {
                 Ok(response) => Some(response.body),
                 Err(error) if error.kind == ErrorKind::NotFound => None,

@@ -1,10 +1,11 @@
 // What only Node has: files, signals, and its own kind of request.
 
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeFileSync, writeSync } from "node:fs";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { dirname } from "node:path";
 
 import type { Billing } from "./billing.js";
+import { FileLock } from "./node/lock.js";
 import type { EventStorage, QueuedEvent } from "./queue.js";
 
 /** What is in a file's log: an event, or the keys of those that are done. */
@@ -13,12 +14,14 @@ type Line = { add: QueuedEvent } | { done: readonly string[] };
 /** A log that is mostly of events that are done is written anew beyond this. */
 const COMPACT_BYTES = 1024 * 1024;
 
-/** Files that this process has open. */
-const open = new Set<string>();
-
 export interface FileStorageOptions {
   /** Whether to wait for the disk with each event, so that they survive a power failure, not only the process. */
   sync?: boolean;
+  /**
+   * After how long without a sign of life a file is taken over from a process that cannot be looked at, such as one of
+   * another container; 10,000 ms if it is left out. The call waits for as long before it takes it.
+   */
+  takeOverMs?: number;
 }
 
 /**
@@ -28,19 +31,18 @@ export interface FileStorageOptions {
  */
 export function fileStorage(path: string, options: FileStorageOptions = {}): EventStorage {
   mkdirSync(dirname(path), { recursive: true });
-  const lock = `${path}.lock`;
-  take(path, lock);
+  const lock = FileLock.take(path, options.takeOverMs ?? 10_000);
   try {
     return new FileStorage(path, lock, options.sync ?? false);
   } catch (error) {
-    release(path, lock);
+    lock.release();
     throw error;
   }
 }
 
 class FileStorage implements EventStorage {
   readonly #path: string;
-  readonly #lock: string;
+  readonly #lock: FileLock;
   readonly #sync: boolean;
   readonly #waiting: Map<string, QueuedEvent>;
   #file: number;
@@ -48,7 +50,7 @@ class FileStorage implements EventStorage {
   #bytes: number;
   #closed = false;
 
-  constructor(path: string, lock: string, sync: boolean) {
+  constructor(path: string, lock: FileLock, sync: boolean) {
     this.#path = path;
     this.#lock = lock;
     this.#sync = sync;
@@ -79,11 +81,12 @@ class FileStorage implements EventStorage {
     this.#closed = true;
     fsyncSync(this.#file);
     closeSync(this.#file);
-    release(this.#path, this.#lock);
+    this.#lock.release();
   }
 
   #write(line: Line): void {
     if (this.#closed) throw new Error(`${this.#path} is closed`);
+    this.#lock.check();
     const bytes = Buffer.from(`${JSON.stringify(line)}\n`);
     // Half a line that a full disk has left must not run into the next one.
     if (this.#torn) this.#compact();
@@ -97,6 +100,7 @@ class FileStorage implements EventStorage {
 
   /** Writes what still waits to another file, which takes the place of this one. */
   #compact(): void {
+    this.#lock.check({ now: true });
     const lines = [...this.#waiting.values()].map((event) => `${JSON.stringify({ add: event })}\n`);
     const next = `${this.#path}.new`;
     writeFileSync(next, lines.join(""), { mode: 0o600, flush: true } as object);
@@ -133,40 +137,6 @@ function readLog(path: string): Map<string, QueuedEvent> {
     else for (const key of line.done) waiting.delete(key);
   }
   return waiting;
-}
-
-function take(path: string, lock: string): void {
-  if (open.has(path)) throw new Error(`${path} is open already: one client has it`);
-  for (let attempt = 0; ; attempt++) {
-    try {
-      writeFileSync(lock, String(process.pid), { flag: "wx" });
-      open.add(path);
-      return;
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EEXIST" || attempt > 0) throw error;
-      const holder = Number(readFileSync(lock, "utf8"));
-      if (holder !== process.pid && isAlive(holder)) {
-        throw new Error(`${path} is in use by process ${holder}: give each process a file of its own`);
-      }
-      // Of a process that has died, or had this one's number before a restart.
-      rmSync(lock, { force: true });
-    }
-  }
-}
-
-function release(path: string, lock: string): void {
-  open.delete(path);
-  rmSync(lock, { force: true });
-}
-
-function isAlive(pid: number): boolean {
-  if (!Number.isInteger(pid) || pid <= 0) return false;
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
-  }
 }
 
 export interface CloseAtExitOptions {

@@ -1,7 +1,7 @@
 // The state of an organization, kept fresh by a request that waits for the next one.
 
 import { BillingError } from "./errors.js";
-import { sleep, type Transport } from "./transport.js";
+import { comesLater, sleep, type Transport } from "./transport.js";
 import type { OrganizationState } from "./types.js";
 import type { OnUnavailable } from "./metering.js";
 
@@ -81,6 +81,8 @@ export class StateCache {
   /** Raised by changes of ours: what is read meanwhile may be older than they are. */
   #changes = 0;
   #failures = 0;
+  /** The service has no room for a poll of ours now: until it has, each `state()` asks. */
+  #refused = false;
   readonly #listeners = new Set<StateListener>();
   readonly #errors = new Set<ErrorListener>();
   polling = false;
@@ -98,7 +100,7 @@ export class StateCache {
     this.#poll();
     const kept = this.#kept;
     const { maxStaleMs } = this.#parts.options;
-    if (kept && polling && Date.now() - kept.confirmedAt <= maxStaleMs) return kept.state;
+    if (kept && polling && !this.#refused && Date.now() - kept.confirmedAt <= maxStaleMs) return kept.state;
     try {
       return await this.#read();
     } catch (error) {
@@ -191,6 +193,7 @@ export class StateCache {
       try {
         const news = this.#kept ? await this.#wait(this.#kept.state.stateVersion, signal) : await this.#read();
         this.#failures = 0;
+        if (news === "later") continue;
         // A service that is asked to wait by too many answers at once.
         if (!news && Date.now() - began < 1_000) await sleep(1_000 + Math.random() * 2_000, signal);
       } catch (error) {
@@ -201,8 +204,8 @@ export class StateCache {
     }
   }
 
-  /** Whether there was news. */
-  async #wait(after: number, signal: AbortSignal): Promise<boolean> {
+  /** Whether there was news; `later`: the service had no room for the poll, and was asked instead. */
+  async #wait(after: number, signal: AbortSignal): Promise<boolean | "later"> {
     const { transport, options } = this.#parts;
     const changes = this.#changes;
     try {
@@ -217,8 +220,16 @@ export class StateCache {
       });
       if (answer.status === 200) this.#keep(answer.body, answer.headers.get("etag") ?? undefined, changes === this.#changes, after);
       else if (this.#kept && changes === this.#changes) this.#kept.confirmedAt = Date.now();
+      this.#refused = false;
       return answer.status === 200;
     } catch (error) {
+      if (comesLater(error)) {
+        this.#refused = true;
+        // Whatever comes of the polls, what is known is what holds.
+        await this.#read();
+        await sleep(Math.max(error.retryAfterMs, 1_000) * (1 + Math.random() / 2), signal);
+        return "later";
+      }
       // The database is an older one, as after a backup was restored.
       if (!(error instanceof BillingError) || error.code !== "unknown_state_version") throw error;
       this.#kept = undefined;

@@ -89,17 +89,19 @@ export class Transport {
 
   async #attempt<T>(call: Call, timeoutMs: number): Promise<Omit<Answer<T>, "attempts">> {
     if (call.signal?.aborted) throw aborted(call.signal);
-    const headers = await this.#headers(call);
     const stop = new AbortController();
     const abort = () => stop.abort();
-    if (call.signal?.aborted) throw aborted(call.signal);
     call.signal?.addEventListener("abort", abort, { once: true });
-    let late = false;
+    let late: "key" | "answer" | undefined;
+    let waitsFor: "key" | "answer" = "key";
     const timer = setTimeout(() => {
-      late = true;
+      late = waitsFor;
       stop.abort();
     }, timeoutMs);
     try {
+      // A key that never comes holds nothing up for longer than a service that does not answer.
+      const headers = await until(stop.signal, this.#headers(call));
+      waitsFor = "answer";
       const body = call.rawBody ?? (call.body === undefined ? undefined : JSON.stringify(call.body));
       const response = await this.#options.fetch(this.#url(call), {
         method: call.method,
@@ -112,10 +114,10 @@ export class Transport {
       });
       return await read<T>(response, call.accept ?? []);
     } catch (error) {
-      if (error instanceof BillingError) throw error;
       if (call.signal?.aborted) throw aborted(call.signal);
+      if (error instanceof BillingError) throw error;
       if (late) {
-        throw new BillingError({ code: "timeout", status: 0, detail: `no answer within ${timeoutMs} ms`, cause: error });
+        throw new BillingError({ code: "timeout", status: 0, detail: `no ${late} within ${timeoutMs} ms`, cause: error });
       }
       throw new BillingError({ code: "unreachable", status: 0, detail: "the billing service cannot be reached", cause: error });
     } finally {
@@ -178,6 +180,20 @@ function problem(status: number, headers: Headers, body: unknown): BillingError 
     retryAfterMs: retryAfter(headers.get("retry-after")),
     details,
   });
+}
+
+/** What `promise` resolves with, unless `signal` is aborted before. */
+function until<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const stop = () => reject(signal.reason);
+    signal.addEventListener("abort", stop, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", stop));
+  });
+}
+
+/** Whether the service has no room for this now, and says when to ask again. */
+export function comesLater(error: unknown): error is BillingError & { retryAfterMs: number } {
+  return error instanceof BillingError && (error.status === 429 || error.status === 503) && error.retryAfterMs !== undefined;
 }
 
 /** `Retry-After`, in seconds or as a date. */

@@ -128,3 +128,28 @@ test("a key that changes is asked for each time", async (t) => {
   await client(server.url, { key: async () => `t${++count}` }).organization().usage();
   assert.deepEqual(server.requests.map((one) => one.headers.authorization), ["Bearer t1", "Bearer t2"]);
 });
+
+test("a key that does not come is waited for as long as an answer", async (t) => {
+  const server = await serve(t, json(200, { data: [] }));
+  let asked = 0;
+  const key = () => {
+    asked += 1;
+    return new Promise(() => undefined);
+  };
+  const billing = client(server.url, { key, timeoutMs: 20, checkTimeoutMs: 60 });
+  const acme = billing.organization("acme");
+  await assert.rejects(acme.usage(), { code: "timeout", status: 0, detail: "no key within 20 ms" });
+  assert.equal(asked, 3);
+  const { allowed, source, code } = await acme.check("api_calls");
+  assert.deepEqual([allowed, source, code], [false, "unavailable", "timeout"]);
+  // Who gives up does not wait for it either.
+  const stop = new AbortController();
+  const patient = client(server.url, { key }).organization("acme").usage({ signal: stop.signal });
+  stop.abort();
+  await assert.rejects(patient, { code: "aborted" });
+  // One that comes at last is used.
+  const slow = client(server.url, { key: () => new Promise((resolve) => setTimeout(resolve, 5, "late")) });
+  await slow.organization("acme").usage();
+  assert.equal(server.requests.length, 1);
+  assert.equal(server.requests[0].headers.authorization, "Bearer late");
+});

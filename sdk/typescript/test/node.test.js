@@ -91,20 +91,77 @@ test("a file is of one process, and a line that was not finished is none", async
   storage.append(event("a"));
   storage.append(event("b"));
   storage.remove(["a"]);
+  const lock = readFileSync(`${file}.lock`, "utf8");
   storage.close();
   assert.ok(!existsSync(`${file}.lock`));
   appendFileSync(file, '{"add":{"key":"c","ev');
-  writeFileSync(`${file}.lock`, "999999999");
-  const again = fileStorage(file);
+  // Of this machine, and dead: one that is known to be is not waited for.
+  writeFileSync(`${file}.lock`, JSON.stringify({ ...JSON.parse(lock), pid: 999_999_999 }));
+  const again = fileStorage(file, { takeOverMs: 1e9 });
   assert.deepEqual(again.load(), [event("b")]);
   again.close();
-  writeFileSync(`${file}.lock`, String(process.ppid));
+  // The number of this process, which another one had before.
+  writeFileSync(`${file}.lock`, JSON.stringify({ ...JSON.parse(lock), started: "1" }));
+  fileStorage(file, { takeOverMs: 1e9 }).close();
+  writeFileSync(`${file}.lock`, lock);
   assert.throws(() => fileStorage(file), /in use by process/);
   rmSync(`${file}.lock`);
   writeFileSync(file, "nonsense\n{}\n");
   assert.throws(() => fileStorage(file), /line 1/);
   assert.equal(readFileSync(file, "utf8"), "nonsense\n{}\n");
   assert.ok(!existsSync(`${file}.lock`));
+});
+
+/** The lock of a process of another container, which has this one's number, or one that runs here. */
+const elsewhere = (pid) => JSON.stringify({ owner: "other", pid, space: "another container", started: "1" });
+
+test("of another container's process its number says nothing, and its signs of life do", async (t) => {
+  const file = join(folder(t), "log");
+  for (const pid of [process.pid, process.ppid, 999_999_999]) {
+    writeFileSync(`${file}.lock`, elsewhere(pid));
+    // It gives none.
+    fileStorage(file, { takeOverMs: 100 }).close();
+    // It gives some.
+    const script = `
+      import { openSync, writeFileSync, writeSync } from "node:fs";
+      const [file, text] = ${JSON.stringify([`${file}.lock`, elsewhere(pid)])};
+      writeFileSync(file, text);
+      const handle = openSync(file, "r+");
+      setInterval(() => writeSync(handle, text, 0), 10);
+      console.log("up");`;
+    const other = spawn(process.execPath, ["--input-type=module", "-e", script], { stdio: ["ignore", "pipe", "inherit"] });
+    await once(other.stdout, "data");
+    assert.throws(() => fileStorage(file, { takeOverMs: 30_000 }), /in use by process \d+ of another container/);
+    assert.equal(readFileSync(`${file}.lock`, "utf8"), elsewhere(pid));
+    other.kill("SIGKILL");
+    await once(other, "exit");
+    rmSync(`${file}.lock`);
+  }
+  // What an earlier version of this package has left.
+  writeFileSync(`${file}.lock`, String(process.pid));
+  fileStorage(file, { takeOverMs: 100 }).close();
+  assert.throws(() => fileStorage(file, { takeOverMs: 1 }), /takeOverMs/);
+});
+
+test("who has lost a file to another writes nothing more into it, nor over it", async (t) => {
+  const file = join(folder(t), "log");
+  const storage = fileStorage(file, { takeOverMs: 100 });
+  storage.append(event("a"));
+  // As though this process had stood still, and another one had taken over.
+  writeFileSync(`${file}.lock`, elsewhere(1));
+  writeFileSync(file, `${JSON.stringify({ add: event("theirs") })}\n`);
+  await until(() => {
+    try {
+      storage.append(event("b"));
+      return false;
+    } catch (error) {
+      return /taken over/.test(error.message);
+    }
+  });
+  storage.close();
+  assert.equal(readFileSync(`${file}.lock`, "utf8"), elsewhere(1));
+  const theirs = readFileSync(file, "utf8").split("\n")[0];
+  assert.deepEqual(JSON.parse(theirs), { add: event("theirs") });
 });
 
 test("a file stays small", (t) => {

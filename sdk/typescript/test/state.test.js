@@ -6,17 +6,19 @@ import { json, problem, QUICK, serve, until } from "./server.js";
 
 /** A service with a state that a test changes, and requests that wait for it. */
 async function world(t, options = {}) {
-  const world = { version: 1, down: false, asked: [], waiting: [] };
+  const world = { version: 1, down: false, asked: [], polled: [], waiting: [] };
   const doc = () => ({ stateVersion: world.version, plan: { tier: `plan${world.version}` } });
   const answer = (response) => json(200, doc(), { etag: `"${world.version}"` })(response);
   const server = await serve(t, (response, request) => {
     const url = new URL(request.url, "http://x");
     const after = url.searchParams.get("after");
     world.asked.push(after === null ? "read" : "poll");
+    if (after !== null) world.polled.push(performance.now());
     if (world.down) return problem(503, "x")(response);
     if (after === null) return request.headers["if-none-match"] === `"${world.version}"` ? json(304)(response) : answer(response);
     if (Number(after) > world.version) return problem(400, "unknown_state_version")(response);
     if (Number(after) < world.version) return answer(response);
+    if (world.full) return problem(world.full, "busy", { "retry-after": "1" })(response);
     world.waiting.push(() => (world.down ? response.socket.destroy() : answer(response)));
   });
   world.set = (version) => {
@@ -98,6 +100,33 @@ test("without the service the last state is told, or nothing, and what fails is 
     if (onUnavailable === "allow") assert.equal((await asked).stateVersion, 1);
     else await assert.rejects(asked, { code: "x" });
     await assert.rejects(it.billing.organization("other").state(), { status: 503 });
+    await it.billing.close();
+  }
+});
+
+test("where the service has no room for a poll each one asks, until it has", async (t) => {
+  for (const status of [429, 503]) {
+    const it = await world(t);
+    it.full = status;
+    const heard = [];
+    it.acme.watch((state) => heard.push(state.stateVersion));
+    await until(() => it.asked.filter((one) => one === "poll").length >= 1, "a poll");
+    await until(() => it.reads() >= 2, "a read after it");
+    for (const version of [2, 3]) {
+      it.version = version;
+      assert.equal((await it.acme.state()).stateVersion, version);
+    }
+    assert.deepEqual(it.errors, [], "nothing has failed");
+    assert.deepEqual(heard, [1, 2, 3]);
+    it.full = undefined;
+    await polls(it);
+    // It was not asked again before it wanted to be.
+    assert.ok(it.polled[1] - it.polled[0] >= 1_000, `${it.polled}`);
+    it.set(4);
+    await polls(it);
+    const reads = it.reads();
+    assert.equal((await it.acme.state()).stateVersion, 4);
+    assert.equal(it.reads(), reads, "polled again, nobody is asked");
     await it.billing.close();
   }
 });

@@ -13,12 +13,13 @@ use crate::cli::output::{Format, counted, table};
 use crate::cli::{Failure, arguments, organization};
 use crate::config::{GlobalArgs, StripeArgs};
 use crate::db;
-use crate::subscriptions::{Doubles, Looked, Subscriptions, Surplus};
+use crate::subscriptions::{Looked, Several, Subscriptions, Surplus};
 
 /// Without --apply nothing is changed. One that is paid for stays before one that is not,
 /// then that of the highest plan, then one that was made or changed here, then the oldest.
 /// The others end at once; an open invoice of theirs is voided, and usage stays with the one
-/// that goes on.
+/// that goes on. Where the catalogue does not know the plan of one, nothing ends until --keep
+/// names the one that stays.
 #[derive(Debug, Args)]
 pub struct EndDoubles {
     /// Look at this organization only.
@@ -43,7 +44,8 @@ pub struct EndDoubles {
 #[serde(rename_all = "camelCase")]
 struct Found {
     applied: bool,
-    doubles: Vec<Doubles>,
+    #[serde(flatten)]
+    several: Several,
 }
 
 impl EndDoubles {
@@ -65,14 +67,14 @@ impl EndDoubles {
                 organization_id,
                 keep: self.keep.as_deref(),
             };
-            let doubles = subscriptions.doubles(looked).await?;
-            if let (Some(keep), true) = (&self.keep, doubles.is_empty()) {
+            let several = subscriptions.doubles(looked).await?;
+            if let (Some(keep), true) = (&self.keep, several.doubles.is_empty()) {
                 return Err(Failure::usage(format!(
                     "--keep: {keep:?} is none of several running subscriptions of the \
                      organization; run it without --keep to see them"
                 )));
             }
-            self.act(&subscriptions, doubles).await
+            self.act(&subscriptions, several).await
         })
         .await
     }
@@ -80,11 +82,11 @@ impl EndDoubles {
     async fn act(
         &self,
         subscriptions: &Subscriptions,
-        mut doubles: Vec<Doubles>,
+        mut several: Several,
     ) -> Result<(), Failure> {
         let mut stopped = Ok(());
         if self.apply {
-            for one in &mut doubles {
+            for one in &mut several.doubles {
                 stopped = subscriptions.end_doubles(one, self.refund).await;
                 if stopped.is_err() {
                     break;
@@ -93,12 +95,14 @@ impl EndDoubles {
         }
         let found = Found {
             applied: self.apply,
-            doubles,
+            several,
         };
         self.format.print(&found, describe)?;
         stopped?;
-        let mut ends = found.doubles.iter().flat_map(|one| &one.ends);
-        match self.apply && ends.any(|one| !one.ended) {
+        let Several { doubles, undecided } = &found.several;
+        let mut ends = doubles.iter().flat_map(|one| &one.ends);
+        let is_left = ends.any(|one| !one.ended) || !undecided.is_empty();
+        match self.apply && is_left {
             true => Err(Failure::silent()),
             false => Ok(()),
         }
@@ -106,14 +110,15 @@ impl EndDoubles {
 }
 
 fn describe(found: &Found) -> String {
-    if found.doubles.is_empty() {
+    let Several { doubles, undecided } = &found.several;
+    if doubles.is_empty() && undecided.is_empty() {
         return "no organization pays for several subscriptions, as far as they are mirrored: \
                 `subscriptions reconcile --apply` mirrors what Stripe has"
             .to_owned();
     }
     let mut text = String::new();
     let mut surplus = 0;
-    for one in &found.doubles {
+    for one in doubles {
         let stays = &one.stays;
         text += &format!(
             "{} ({})\n{} stays ({}, {}): {}\n",
@@ -131,6 +136,23 @@ fn describe(found: &Found) -> String {
         ];
         text += &table(&headings, &rows);
         text += "\n\n";
+    }
+    for one in undecided {
+        text += &format!("{} ({})\n", one.name, one.organization_id);
+        for one in &one.running {
+            text += &format!(
+                "{} ({}, {})\n",
+                one.stripe_subscription_id,
+                one.plan_tier
+                    .as_deref()
+                    .unwrap_or("a plan that the catalogue does not know"),
+                one.status,
+            );
+        }
+        text += &format!(
+            "nothing ends here: name the one that stays with --organization {} --keep SUB\n\n",
+            one.organization_id
+        );
     }
     let summary = match found.applied {
         true => "",

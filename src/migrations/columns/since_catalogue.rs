@@ -326,4 +326,8 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
             ("billing_revenue_journal", "name ran_at compared_at"),
         ],
     ),
+    (
+        "20260130030000_session_issuers",
+        &[("user_sessions", "issuer")],
+    ),
 ];

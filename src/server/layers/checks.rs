@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::extract::Request;
-use axum::http::StatusCode;
+use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, Route as Handler};
 use tower::{Layer, Service, ServiceExt as _};
@@ -26,7 +26,7 @@ use crate::server::budget::organizations::Shares;
 use crate::server::budget::{self, Payer, Shortage};
 use crate::server::caller::Caller;
 use crate::server::detached;
-use crate::server::problem::Problem;
+use crate::server::problem::{self, Problem};
 use crate::server::routes::{Access, Route};
 
 /// Checks a request's credential, and notes whose it is: handlers and the other
@@ -46,10 +46,56 @@ pub struct Checks<G> {
     pub limits: Limits,
     pub shares: Shares,
     pub keeper: Keeper,
+    pub pages: Arc<dyn Pages>,
+}
+
+/// A service without pages.
+impl Pages for () {
+    fn refused(&self, _: Access, problem: &Problem) -> Response {
+        problem.clone().into_response()
+    }
+}
+
+/// What browsers are shown where a page or a form is refused before its handler.
+pub trait Pages: Send + Sync + 'static {
+    fn refused(&self, access: Access, problem: &Problem) -> Response;
 }
 
 impl<G: Guard> Checks<G> {
-    async fn answer(&self, route: &Route, mut request: Request, next: Next) -> Response {
+    async fn answer(&self, route: &Route, request: Request, next: Next) -> Response {
+        let response = self.answered(route, request, next).await;
+        match route.access.is_of_browsers() {
+            true => self.as_page(route.access, response),
+            false => response,
+        }
+    }
+
+    /// A problem as a page of its kind, with the headers that go with it.
+    fn as_page(&self, access: Access, response: Response) -> Response {
+        let kind = response.headers().get(header::CONTENT_TYPE);
+        if kind.is_none_or(|kind| kind != problem::MEDIA_TYPE) {
+            return response;
+        }
+        let said = response.extensions().get::<Arc<Problem>>();
+        let mut page = match said {
+            Some(problem) => self.pages.refused(access, problem),
+            // One that was kept for its key.
+            None => {
+                let detail = "this was refused before";
+                let problem = Problem::new(response.status(), "request_refused", detail);
+                self.pages.refused(access, &problem)
+            }
+        };
+        let own: Vec<HeaderName> = page.headers().keys().cloned().collect();
+        for (name, value) in response.headers() {
+            if *name != header::CONTENT_LENGTH && !own.contains(name) {
+                page.headers_mut().append(name, value.clone());
+            }
+        }
+        page
+    }
+
+    async fn answered(&self, route: &Route, mut request: Request, next: Next) -> Response {
         if let Err(problem) = media::negotiate(route, &mut request) {
             return problem.into_response();
         }

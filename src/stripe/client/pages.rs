@@ -2,6 +2,7 @@
 //! customer portal.
 
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::endpoints::{call, id_of};
 use super::error::StripeError;
@@ -71,17 +72,25 @@ impl Client {
         self.post(call(name, &path, &Params::new()), key).await
     }
 
-    /// Gives a payment back in full.
+    /// Gives a payment back in full, and leaves a mark of who did.
     pub async fn refund_payment(
         &self,
         payment_intent: &str,
+        (mark, by): (&str, Uuid),
         key: &str,
     ) -> Result<Response, StripeError> {
         let (name, path) = ("refunds.create", "/v1/refunds");
         let params = Params::new()
             .set("payment_intent", payment_intent)
-            .set("reason", "duplicate");
+            .set("reason", "duplicate")
+            .set(format!("metadata[{mark}]"), by);
         self.post(call(name, path, &params), key).await
+    }
+
+    /// The refunds of a payment, newest first.
+    pub async fn refunds_of(&self, payment_intent: &str) -> Result<Vec<Value>, StripeError> {
+        let params = Params::new().set("payment_intent", payment_intent);
+        self.all("refunds.list", "/v1/refunds", params).await
     }
 
     /// The configurations of the customer portal, archived ones too: the key that made

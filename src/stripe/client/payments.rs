@@ -96,11 +96,18 @@ impl Client {
         self.post(call(name, &path, &Params::new()), key).await
     }
 
-    /// Charges an open invoice now, by the customer's default or the subscription's own.
-    pub async fn pay_invoice(&self, id: &str, key: &str) -> Result<Response, StripeError> {
+    /// Charges an open invoice now, to a payment method that is named: it may have one of
+    /// its own.
+    pub async fn pay_invoice(
+        &self,
+        id: &str,
+        method: &str,
+        key: &str,
+    ) -> Result<Response, StripeError> {
         let name = "invoices.pay";
         let path = format!("/v1/invoices/{}/pay", id_of(name, id)?);
-        self.post(call(name, &path, &Params::new()), key).await
+        let params = Params::new().set("payment_method", method);
+        self.post(call(name, &path, &params), key).await
     }
 
     /// Continues a subscription whose trial paused it, once its invoice is paid.

@@ -142,7 +142,10 @@ impl Subscription {
             canceled_at: o.time("canceled_at")?,
             ended_at: o.time("ended_at")?,
             latest_invoice_id: o.id("latest_invoice")?,
-            default_payment_method_id: o.id("default_payment_method")?,
+            default_payment_method_id: match o.id("default_payment_method")? {
+                Some(id) => Some(id),
+                None => o.id("default_source")?,
+            },
             discounted: !own.ids.is_empty()
                 || items.iter().any(|item| !item.discount_ids.is_empty()),
             discounts: items

@@ -210,6 +210,14 @@ pub async fn lock(conn: &mut PgConnection, request: &Request) -> Result<State, s
     store::lock(conn, request).await
 }
 
+/// Adds `members` to the context of an open request, and commits: what recovery must know
+/// of calls that are about to be made.
+pub async fn note(pool: &PgPool, request: &Request, members: &Value) -> Result<(), sqlx::Error> {
+    let mut tx = TenantTx::begin(pool, request.organization_id).await?;
+    store::note(&mut tx, request, members).await?;
+    tx.commit().await
+}
+
 /// Notes that a call of the request begins now, and commits. Returns false if it was
 /// closed meanwhile: then nothing must be called.
 pub async fn begin_call(pool: &PgPool, request: &Request) -> Result<bool, sqlx::Error> {

@@ -163,6 +163,25 @@ pub async fn lock(conn: &mut PgConnection, request: &Request) -> Result<State, s
     words::decode("billing_stripe_requests.state", &state)
 }
 
+/// Adds members to the context of an open request.
+pub async fn note(
+    tx: &mut TenantTx,
+    request: &Request,
+    members: &Value,
+) -> Result<(), sqlx::Error> {
+    let organization_id = tx.organization_id();
+    sqlx::query!(
+        "UPDATE billing_stripe_requests SET context = context || $3
+          WHERE organization_id = $1 AND id = $2 AND state = 'open'",
+        organization_id,
+        request.id,
+        members
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
 /// Notes that the call begins. Returns false if the request was closed meanwhile.
 pub async fn mark_called(tx: &mut TenantTx, request: &Request) -> Result<bool, sqlx::Error> {
     let organization_id = tx.organization_id();

@@ -1,15 +1,17 @@
-//! Which payment method Stripe charges.
+//! Which payment method Stripe charges: a subscription's own default, its own source, the
+//! customer's default, the customer's source, whichever of them is there first.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
-use super::owed::{self, Owed};
+use super::owed::Owed;
 use super::{Card, CardFailure};
 use crate::stripe::client::{Client, Params, StripeError};
 use crate::stripe::objects::Customer;
 use crate::stripe::requests::Request;
 use crate::subscriptions::Subscriptions;
+use crate::subscriptions::change::recharge::{Replacement, recharge_schedule};
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::payer::id_in;
 
@@ -50,36 +52,69 @@ impl Subscriptions {
             let updated = client.update_customer(&card.customer, &params, &key);
             updated.await.map_err(Failure::Stripe)?;
         }
-        let own = |one: &&Value| id_in(one, "default_payment_method").as_deref() == Some(&*card.id);
-        for subscription in running.into_iter().filter(own) {
-            let recharged = recharge(client, request, subscription, next).await;
-            recharged.map_err(Failure::Stripe)?;
+        let methods = Replacement {
+            from: Some(&card.id),
+            to: next,
+        };
+        for subscription in running {
+            if own_method(subscription).as_deref() == Some(&*card.id) {
+                let recharged = recharge(client, request, subscription, next).await;
+                recharged.map_err(Failure::Stripe)?;
+            }
+            let scheduled = recharge_schedule(client, request, subscription, methods).await;
+            scheduled.map_err(Failure::Stripe)?;
         }
         Ok(())
     }
 
-    /// Makes a payment method the default of the customer, and of those subscriptions
-    /// that have a default of their own, which Stripe would charge instead. Then what they
-    /// owe is paid with it.
+    /// Makes a payment method the default of the customer, and of those subscriptions and
+    /// schedules that have a default of their own, which Stripe would charge instead. Then
+    /// what they owe is paid with it. `owed` has what was done, however it ends.
     pub(super) async fn charge_to(
         &self,
         client: &Client,
         request: &Request,
-        customer: &str,
-        method: &str,
-    ) -> Result<Owed, StripeError> {
+        (customer, method): (&str, &str),
+        owed: &mut Owed,
+    ) -> Result<(), Failure> {
         let params = Params::new().set("invoice_settings[default_payment_method]", method);
         let key = request.key_of("default");
-        client.update_customer(customer, &params, &key).await?;
-        let all = client.subscriptions(Some(customer)).await?;
-        for subscription in &all {
-            let own = id_in(subscription, "default_payment_method");
-            if is_running(subscription) && own.is_some_and(|own| own != method) {
-                recharge(client, request, subscription, method).await?;
+        let updated = client.update_customer(customer, &params, &key).await;
+        updated.map_err(Failure::Stripe)?;
+        let all = client.subscriptions(Some(customer)).await;
+        let all = all.map_err(Failure::Stripe)?;
+        let methods = Replacement {
+            from: None,
+            to: method,
+        };
+        for subscription in all.iter().filter(|one| is_running(one)) {
+            if own_method(subscription).is_some_and(|own| own != method) {
+                owed.concerns(subscription);
+                let recharged = recharge(client, request, subscription, method).await;
+                recharged.map_err(Failure::Stripe)?;
             }
+            let scheduled = recharge_schedule(client, request, subscription, methods).await;
+            scheduled.map_err(Failure::Stripe)?;
         }
-        owed::pay(client, request, &all).await
+        self.pay_owed(client, request, (&all, method), owed).await
     }
+}
+
+/// Whether every running subscription of the customer is charged to its default.
+pub(super) async fn follow_customer(
+    client: &Client,
+    customer: &str,
+    method: &str,
+) -> Result<bool, StripeError> {
+    let all = client.subscriptions(Some(customer)).await?;
+    let mut running = all.iter().filter(|one| is_running(one));
+    Ok(running.all(|one| own_method(one).is_none_or(|own| own == method)))
+}
+
+/// The payment method that a subscription has for itself, and is charged to whatever the
+/// customer's default is.
+pub(in crate::subscriptions) fn own_method(subscription: &Value) -> Option<String> {
+    id_in(subscription, "default_payment_method").or_else(|| id_in(subscription, "default_source"))
 }
 
 /// Has Stripe charge a subscription that has a default of its own to another one.
@@ -116,6 +151,15 @@ pub(in crate::subscriptions) fn is_usable(method: &Value, now: Timestamp) -> boo
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_subscriptions_own_method_comes_before_its_own_source() {
+        let both = json!({"default_payment_method": {"id": "pm_1"}, "default_source": "card_1"});
+        assert_eq!(own_method(&both).as_deref(), Some("pm_1"));
+        let source = json!({"default_payment_method": null, "default_source": "card_1"});
+        assert_eq!(own_method(&source).as_deref(), Some("card_1"));
+        assert_eq!(own_method(&json!({"default_source": null})), None);
+    }
 
     #[test]
     fn a_card_can_be_charged_until_its_month_ends() {

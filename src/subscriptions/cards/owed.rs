@@ -1,21 +1,28 @@
 //! What is owed is paid with the card that is chosen: open invoices of subscriptions that
 //! are past due or unpaid, and the first one of a trial that paused for want of a card.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Value, json};
 
 use crate::stripe::client::{Client, ErrorKind, Params, StripeError};
-use crate::stripe::requests::Request;
+use crate::stripe::requests::{self, Request};
 use crate::subscriptions::Subscriptions;
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::mirror::fetch;
+
+/// Where a request keeps what is to be paid, by subscription.
+const NOTED: &str = "owed";
 
 /// What has been paid, and what a bank has refused.
 #[derive(Debug, Default)]
 pub struct Owed {
     paid: Vec<String>,
     refused: Vec<String>,
-    /// The subscriptions concerned.
-    subscriptions: Vec<String>,
+    /// The subscriptions that owed something.
+    subscriptions: BTreeSet<String>,
+    /// Those that are to be mirrored.
+    concerned: BTreeSet<String>,
 }
 
 impl Owed {
@@ -29,6 +36,24 @@ impl Owed {
             })
         })
     }
+
+    pub const fn has_paid(&self) -> bool {
+        !self.paid.is_empty()
+    }
+
+    /// Lets a subscription that was changed be mirrored.
+    pub fn concerns(&mut self, subscription: &Value) {
+        self.concerned.extend(id_of(subscription));
+    }
+
+    fn owes(&mut self, subscription: &str) {
+        self.subscriptions.insert(subscription.to_owned());
+        self.concerned.insert(subscription.to_owned());
+    }
+}
+
+fn id_of(object: &Value) -> Option<String> {
+    object["id"].as_str().map(str::to_owned)
 }
 
 /// How Stripe answered.
@@ -50,67 +75,119 @@ fn outcome(called: Result<(), StripeError>) -> Result<Outcome, StripeError> {
     }
 }
 
-/// Pays what the subscriptions among `all` owe. Each payment has a key of its own, so that
-/// whoever goes on after a crash pays nothing twice.
-pub async fn pay(client: &Client, request: &Request, all: &[Value]) -> Result<Owed, StripeError> {
-    let mut owed = Owed::default();
+/// The open invoices of subscriptions, each oldest first: of several, Stripe looks at the
+/// newest.
+type Debts = BTreeMap<String, Vec<String>>;
+
+async fn open_debts(client: &Client, all: &[Value]) -> Result<Debts, StripeError> {
+    let mut debts = Debts::new();
     for subscription in all {
-        let id = subscription["id"].as_str().unwrap_or_default();
-        match subscription["status"].as_str() {
-            Some("past_due" | "unpaid") => {
-                pay_invoices(client, request, id, &mut owed).await?;
-            }
-            Some("paused") => resume(client, request, id, &mut owed).await?,
-            _ => continue,
-        }
-        owed.subscriptions.push(id.to_owned());
+        let late = matches!(subscription["status"].as_str(), Some("past_due" | "unpaid"));
+        let Some(id) = id_of(subscription).filter(|_| late) else {
+            continue;
+        };
+        let open = client.open_invoices(&id).await?;
+        let charged = |one: &&Value| one["collection_method"] != "send_invoice";
+        let invoices = open.iter().rev().filter(charged).filter_map(id_of);
+        debts.insert(id, invoices.collect());
     }
-    Ok(owed)
+    Ok(debts)
 }
 
-/// The oldest first: of several, Stripe looks at the newest.
-async fn pay_invoices(
-    client: &Client,
-    request: &Request,
-    subscription: &str,
-    owed: &mut Owed,
-) -> Result<(), StripeError> {
-    let open = client.open_invoices(subscription).await?;
-    let charged = |one: &&Value| one["collection_method"] != "send_invoice";
-    for invoice in open.iter().rev().filter(charged) {
-        let id = invoice["id"].as_str().unwrap_or_default();
-        let key = request.key_of(&format!("pay-{id}"));
-        let paid = client.pay_invoice(id, &key).await.map(drop);
-        match outcome(paid)? {
-            Outcome::Paid => owed.paid.push(id.to_owned()),
-            Outcome::Refused => owed.refused.push(id.to_owned()),
-            Outcome::Gone => {}
+impl Subscriptions {
+    /// Pays what the subscriptions among `all` owe. Each payment has a key of its own, so
+    /// that whoever goes on after a crash pays nothing twice; what is to be paid is noted
+    /// first, so that they know what was.
+    pub(super) async fn pay_owed(
+        &self,
+        client: &Client,
+        request: &Request,
+        (all, method): (&[Value], &str),
+        owed: &mut Owed,
+    ) -> Result<(), Failure> {
+        let debts = open_debts(client, all).await.map_err(Failure::Stripe)?;
+        if debts.values().any(|invoices| !invoices.is_empty()) {
+            let mut noted = noted(request)?;
+            for (subscription, invoices) in &debts {
+                let known = noted.entry(subscription.clone()).or_default();
+                known.extend(invoices.iter().cloned());
+                known.sort_unstable();
+                known.dedup();
+            }
+            requests::note(&self.pool, request, &json!({NOTED: noted})).await?;
         }
+        for (subscription, invoices) in &debts {
+            owed.owes(subscription);
+            for invoice in invoices {
+                let key = request.key_of(&format!("charge-{invoice}"));
+                let paid = client.pay_invoice(invoice, method, &key).await;
+                match outcome(paid.map(drop)).map_err(Failure::Stripe)? {
+                    Outcome::Paid => owed.paid.push(invoice.clone()),
+                    Outcome::Refused => owed.refused.push(invoice.clone()),
+                    Outcome::Gone => {}
+                }
+            }
+        }
+        let paused = all.iter().filter(|one| one["status"] == "paused");
+        for id in paused.filter_map(id_of) {
+            owed.owes(&id);
+            let resumed = resume(client, request, &id).await;
+            if let Outcome::Refused = resumed.map_err(Failure::Stripe)? {
+                owed.refused.push(id);
+            }
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Finds what was paid of what was noted, before an answer was lost: it is not open any
+    /// more.
+    pub(super) async fn paid_before(
+        &self,
+        client: &Client,
+        request: &Request,
+        owed: &mut Owed,
+    ) -> Result<(), Failure> {
+        for (subscription, invoices) in noted(request)? {
+            for invoice in invoices {
+                let shown = match client.invoice_now(&invoice).await {
+                    Ok(shown) => shown.body,
+                    Err(error) if error.kind == ErrorKind::NotFound => continue,
+                    Err(error) => return Err(Failure::Stripe(error)),
+                };
+                if shown["status"] == "paid" {
+                    owed.paid.push(invoice);
+                }
+            }
+            owed.owes(&subscription);
+        }
+        Ok(())
+    }
+}
+
+fn noted(request: &Request) -> Result<Debts, Failure> {
+    match &request.context[NOTED] {
+        Value::Null => Ok(Debts::new()),
+        noted => serde_json::from_value(noted.clone())
+            .map_err(|_| Failure::Unexpected("what a request was to pay cannot be read")),
+    }
 }
 
 async fn resume(
     client: &Client,
     request: &Request,
     subscription: &str,
-    owed: &mut Owed,
-) -> Result<(), StripeError> {
+) -> Result<Outcome, StripeError> {
     let params = Params::new().set("billing_cycle_anchor", "now");
     let key = request.key_of(&format!("resume-{subscription}"));
     let resumed = client.resume_subscription(subscription, &params, &key);
-    match outcome(resumed.await.map(drop))? {
-        Outcome::Refused => owed.refused.push(subscription.to_owned()),
-        Outcome::Paid | Outcome::Gone => {}
-    }
-    Ok(())
+    outcome(resumed.await.map(drop))
 }
 
 impl Subscriptions {
     /// Mirrors the subscriptions concerned at once, so that who has paid has access. Where
     /// that fails, the webhooks tell it.
     pub(super) async fn show_paid(&self, client: &Client, request: &Request, owed: &Owed) {
-        for id in &owed.subscriptions {
+        for id in &owed.concerned {
             let shown = async {
                 let snapshot = fetch(client, id).await.map_err(Failure::Stripe)?;
                 self.mirror_snapshot(request.organization_id, snapshot, None)
@@ -119,7 +196,7 @@ impl Subscriptions {
             if let Err(failure) = shown.await {
                 tracing::warn!(
                     organization_id = %request.organization_id, subscription_id = id, %failure,
-                    "A subscription whose invoices were paid could not be mirrored"
+                    "A subscription that is charged to another card could not be mirrored"
                 );
             }
         }

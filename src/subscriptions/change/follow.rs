@@ -5,7 +5,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::phase::{Discounts, id, item_terms, members, metadata, number, same_items, terms};
+use super::phase::{
+    Discounts, begun, from_current_on, id, item_terms, members, metadata, repeat_all, same_items,
+};
 use super::record::ChangeRecord;
 use super::schedule::schedule_of;
 use crate::stripe::client::{Client, Params, StripeError};
@@ -95,19 +97,12 @@ pub async fn follow_after(
     }
 }
 
-/// When the schedule's current phase has begun.
-fn begun(schedule: &Value) -> Option<i64> {
-    schedule["current_phase"]["start_date"].as_i64()
-}
-
 /// The parameters that give the phase its items. Stripe keeps nothing of what is left
 /// out, so all phases from the current one on are repeated. `None` if the phase has them
 /// or is gone.
 fn with_items(schedule: &Value, held: &Discounts<'_>, follow: &Follow) -> Option<Params> {
     let begun = begun(schedule);
-    let phases = members(&schedule["phases"]);
-    let phases = phases.filter(|phase| phase["start_date"].as_i64() >= begun);
-    let phases: Vec<&Value> = phases.collect();
+    let phases = from_current_on(schedule);
     let is_meant = |phase: &&&Value| phase["start_date"].as_i64() == Some(follow.starts_at);
     let meant = phases.iter().find(is_meant)?;
     let items = members(&meant["items"]);
@@ -124,61 +119,15 @@ fn with_items(schedule: &Value, held: &Discounts<'_>, follow: &Follow) -> Option
         true => "always_invoice",
         false => "none",
     };
-    let mut params = Params::new().set("proration_behavior", behavior);
-    for (n, phase) in phases.iter().enumerate() {
-        let at = format!("phases[{n}]");
-        if n == 0 {
-            params = params.set(format!("{at}[start_date]"), number(&phase["start_date"]));
-        }
-        for name in [
-            "end_date",
-            "proration_behavior",
-            "trial_end",
-            "billing_cycle_anchor",
-        ] {
-            let value = &phase[name];
-            if !value.is_null() {
-                params = params.set(format!("{at}[{name}]"), number(value));
+    let params = Params::new().set("proration_behavior", behavior);
+    let new =
+        |phase: &Value, at: &str, params, discounts: &dyn Fn(&Value, &str, Params) -> Params| {
+            match phase["start_date"].as_i64() == Some(follow.starts_at) {
+                true => new_items(phase, &follow.items, at, params, discounts),
+                false => same_items(phase, at, params, discounts),
             }
-        }
-        params = terms(phase, &at, params);
-        params = metadata(&phase["metadata"], &at, params);
-        let discounts = |item: &Value, at: &str, params| match n {
-            0 => held.repeat_item(item, at, params),
-            _ => held.keep(&item["discounts"], at, params),
         };
-        if n == 0 {
-            params = held.repeat(&at, params);
-        } else {
-            params = held.keep(&phase["discounts"], &at, params);
-            // Those of the current phase are on an invoice already.
-            params = one_off_items(&phase["add_invoice_items"], &at, params, discounts);
-        }
-        params = if is_meant(&phase) {
-            new_items(phase, &follow.items, &at, params, discounts)
-        } else {
-            same_items(phase, &at, params, discounts)
-        };
-    }
-    Some(params)
-}
-
-/// What the invoice of a phase has besides its items, such as a fee for setting up.
-fn one_off_items(
-    items: &Value,
-    at: &str,
-    mut params: Params,
-    discounts: impl Fn(&Value, &str, Params) -> Params,
-) -> Params {
-    for (n, item) in members(items).enumerate() {
-        let at = format!("{at}[add_invoice_items][{n}]");
-        params = params
-            .set(format!("{at}[price]"), id(&item["price"]))
-            .set_if(&format!("{at}[quantity]"), item["quantity"].as_u64());
-        params = metadata(&item["metadata"], &at, params);
-        params = discounts(item, &at, item_terms(item, &at, params));
-    }
-    params
+    Some(repeat_all(&phases, held, params, new))
 }
 
 /// Other items of a phase. Those whose prices stay are charged as they were.

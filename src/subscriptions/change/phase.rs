@@ -150,6 +150,80 @@ pub fn same_items(
     params
 }
 
+/// When the schedule's current phase has begun.
+pub fn begun(schedule: &Value) -> Option<i64> {
+    schedule["current_phase"]["start_date"].as_i64()
+}
+
+/// The current phase and those that follow.
+pub fn from_current_on(schedule: &Value) -> Vec<&Value> {
+    let begun = begun(schedule);
+    let phases = members(&schedule["phases"]);
+    phases
+        .filter(|phase| phase["start_date"].as_i64() >= begun)
+        .collect()
+}
+
+/// Repeats the phases from the current one on; `items` tells the items of each, with the
+/// discounts that its third argument tells of an item.
+pub fn repeat_all(
+    phases: &[&Value],
+    held: &Discounts<'_>,
+    mut params: Params,
+    items: impl Fn(&Value, &str, Params, &dyn Fn(&Value, &str, Params) -> Params) -> Params,
+) -> Params {
+    for (n, phase) in phases.iter().enumerate() {
+        let at = format!("phases[{n}]");
+        if n == 0 {
+            params = params.set(format!("{at}[start_date]"), number(&phase["start_date"]));
+        }
+        for name in [
+            "end_date",
+            "proration_behavior",
+            "trial_end",
+            "billing_cycle_anchor",
+        ] {
+            let value = &phase[name];
+            if !value.is_null() {
+                params = params.set(format!("{at}[{name}]"), number(value));
+            }
+        }
+        params = terms(phase, &at, params);
+        params = metadata(&phase["metadata"], &at, params);
+        let discounts = |item: &Value, at: &str, params| match n {
+            0 => held.repeat_item(item, at, params),
+            _ => held.keep(&item["discounts"], at, params),
+        };
+        if n == 0 {
+            params = held.repeat(&at, params);
+        } else {
+            params = held.keep(&phase["discounts"], &at, params);
+            // Those of the current phase are on an invoice already.
+            params = one_off_items(&phase["add_invoice_items"], &at, params, discounts);
+        }
+        params = items(phase, &at, params, &discounts);
+    }
+    params
+}
+
+/// What the invoice of a phase has besides its items, such as a fee for setting up.
+fn one_off_items(
+    items: &Value,
+    at: &str,
+    mut params: Params,
+    discounts: impl Fn(&Value, &str, Params) -> Params,
+) -> Params {
+    for (n, item) in members(items).enumerate() {
+        let at = format!("{at}[add_invoice_items][{n}]");
+        params = params
+            .set(format!("{at}[price]"), id(&item["price"]))
+            .set_if(&format!("{at}[quantity]"), item["quantity"].as_u64());
+        params = metadata(&item["metadata"], &at, params);
+        params = discounts(item, &at, item_terms(item, &at, params));
+    }
+    params
+}
+
 pub fn metadata(map: &Value, at: &str, mut params: Params) -> Params {
     for (key, value) in map.as_object().into_iter().flatten() {
         if let Some(value) = value.as_str() {

@@ -18,6 +18,7 @@ use crate::subscriptions::import::STAMPED;
 use crate::subscriptions::missing::ENDED_HERE;
 use crate::subscriptions::operator::COMPARED;
 use crate::subscriptions::preview::token::Quote;
+use crate::subscriptions::refunds::REFUNDED;
 use crate::subscriptions::selection::Selection;
 use crate::subscriptions::state::SubscriptionRow;
 use crate::subscriptions::{cards, checkout};
@@ -119,6 +120,7 @@ pub fn audit_actions() -> impl Iterator<Item = &'static str> {
         STAMPED,
         AWAITS_PAYMENT,
         COMPARED,
+        REFUNDED,
     ];
     let of_rooms = cards::ACTIONS.into_iter().chain(checkout::ACTIONS);
     kinds.chain(further).chain(of_rooms)

@@ -14,6 +14,7 @@ use crate::subscriptions::change::record::Initiator;
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::mirror::fetch;
 use crate::subscriptions::payer::id_in;
+use crate::subscriptions::refunds::Refunding;
 
 /// Why what was bought is taken back.
 const ANOTHER_RAN: &str = "bought by a checkout although another subscription had begun";
@@ -221,7 +222,8 @@ impl Subscriptions {
             return self.note(checkout, state, Some(id), PROCESSING).await;
         }
         if let Some(invoice) = id_in(bought, "latest_invoice") {
-            self.give_back(client, checkout, &invoice).await?;
+            self.give_back_checkout(client, checkout, (id, &invoice))
+                .await?;
         }
         match why {
             TRIAL_USED => tracing::info!(
@@ -239,30 +241,29 @@ impl Subscriptions {
     }
 
     /// Refunds the payments of an invoice.
-    async fn give_back(
+    async fn give_back_checkout(
         &self,
         client: &Client,
         checkout: &Checkout,
-        invoice: &str,
+        (subscription, invoice): (&str, &str),
     ) -> Result<(), Failure> {
         let shown = client.invoice_now(invoice).await;
         let shown = shown.map_err(Failure::Stripe)?.body;
         let payments = shown["payments"]["data"].as_array();
         let paid = payments.into_iter().flatten();
         let paid = paid.filter(|payment| payment["status"] == "paid");
-        for (n, payment) in paid.enumerate() {
-            let Some(intent) = id_in(&payment["payment"], "payment_intent") else {
-                continue;
-            };
-            let key = checkout.key(&format!("refund-{n}"));
-            match client.refund_payment(&intent, &key).await {
-                Ok(_) => {}
-                // It was refunded before.
-                Err(error) if error.code.as_deref() == Some("charge_already_refunded") => {}
-                Err(error) => return Err(Failure::Stripe(error)),
-            }
-        }
-        Ok(())
+        let paid = paid.filter_map(|payment| id_in(&payment["payment"], "payment_intent"));
+        let refunding = Refunding {
+            organization_id: checkout.organization_id,
+            by: checkout.id,
+            key: &|step| checkout.key(step),
+            about: json!({
+                "checkout": checkout.id,
+                "stripeSubscriptionId": subscription,
+            }),
+        };
+        let payments: Vec<String> = paid.collect();
+        self.give_back(client, &refunding, &payments).await
     }
 
     /// Moves a checkout on, with its audit entry, once.

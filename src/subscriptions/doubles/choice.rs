@@ -61,12 +61,24 @@ pub struct Choice {
     pub ends: Vec<Running>,
 }
 
+/// What comes of looking at several.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    Chosen(Choice),
+    /// Nobody but an operator can tell, since the catalogue does not know what one of them is
+    /// for. Oldest first.
+    Undecided(Vec<Running>),
+}
+
 /// Decides, and says by what; `None` if there is nothing to decide, or if `keep` is none of
 /// them.
-pub fn choose(mut running: Vec<Running>, keep: Option<&str>) -> Option<Choice> {
+pub fn choose(mut running: Vec<Running>, keep: Option<&str>) -> Option<Verdict> {
     running.sort_by_cached_key(|one| (one.created_at, one.stripe_subscription_id.clone()));
     if running.len() < 2 {
         return None;
+    }
+    if keep.is_none() && is_uncertain(&running) {
+        return Some(Verdict::Undecided(running));
     }
     let best = match keep {
         Some(keep) => running
@@ -81,11 +93,20 @@ pub fn choose(mut running: Vec<Running>, keep: Option<&str>) -> Option<Choice> {
         Some(_) => Reason::Named,
         None => advantage(merits(&stays), rival),
     };
-    Some(Choice {
+    Some(Verdict::Chosen(Choice {
         stays,
         because,
         ends: running,
-    })
+    }))
+}
+
+/// Whether one of those that are paid for best has a plan that the catalogue does not know:
+/// it may be higher or lower than any other's.
+fn is_uncertain(running: &[Running]) -> bool {
+    let best = running.iter().map(paid).max();
+    let mut best = running.iter().filter(|one| Some(paid(one)) == best);
+    let unknown = best.clone().any(|one| one.rank.is_none());
+    unknown && best.nth(1).is_some()
 }
 
 /// What counts, before the age: whether it is paid for, how high its plan is, whether it is
@@ -93,12 +114,15 @@ pub fn choose(mut running: Vec<Running>, keep: Option<&str>) -> Option<Choice> {
 type Merits = (u8, Option<usize>, bool);
 
 fn merits(one: &Running) -> Merits {
-    let paid = match one.status {
+    (paid(one), one.rank, one.made_here)
+}
+
+const fn paid(one: &Running) -> u8 {
+    match one.status {
         SubscriptionStatus::Active | SubscriptionStatus::Trialing => 2,
         SubscriptionStatus::PastDue => 1,
         _ => 0,
-    };
-    (paid, one.rank, one.made_here)
+    }
 }
 
 fn advantage(of: Merits, over: Merits) -> Reason {
@@ -129,11 +153,19 @@ mod tests {
     }
 
     #[track_caller]
+    fn chosen(several: Vec<Running>, keep: Option<&str>) -> Choice {
+        match choose(several, keep) {
+            Some(Verdict::Chosen(choice)) => choice,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
     fn stays(several: [Running; 2], id: &str, because: Reason) {
         let mut turned = several.clone();
         turned.reverse();
         for several in [several, turned] {
-            let choice = choose(several.into(), None).unwrap();
+            let choice = chosen(several.into(), None);
             assert_eq!(choice.stays.stripe_subscription_id, id);
             assert_eq!(choice.because, because);
             assert_eq!(choice.ends.len(), 1);
@@ -154,12 +186,29 @@ mod tests {
             new("trialing", Some(2), false),
         ];
         stays(higher, "new", Reason::HigherPlan);
-        let known = [old("active", None, true), new("active", Some(0), false)];
-        stays(known, "new", Reason::HigherPlan);
+        let in_force = [old("past_due", None, true), new("active", Some(0), false)];
+        stays(in_force, "new", Reason::InForce);
         let ours = [old("active", Some(1), false), new("active", Some(1), true)];
         stays(ours, "new", Reason::MadeHere);
         let first = [old("active", Some(1), true), new("active", Some(1), true)];
         stays(first, "old", Reason::BeganFirst);
+    }
+
+    #[test]
+    fn of_a_plan_that_the_catalogue_does_not_know_only_an_operator_can_tell() {
+        for (unknown, known) in [("active", "active"), ("trialing", "active")] {
+            let several = vec![
+                running("old", known, Some(3), true, 1),
+                running("new", unknown, None, false, 2),
+            ];
+            let verdict = choose(several.clone(), None);
+            assert!(
+                matches!(&verdict, Some(Verdict::Undecided(all)) if all.len() == 2),
+                "{verdict:?}"
+            );
+            let named = chosen(several, Some("old"));
+            assert_eq!(named.because, Reason::Named);
+        }
     }
 
     #[test]
@@ -168,7 +217,7 @@ mod tests {
             running("old", "active", Some(1), true, 1),
             running("new", "unpaid", None, false, 2),
         ];
-        let choice = choose(several.clone(), Some("new")).unwrap();
+        let choice = chosen(several.clone(), Some("new"));
         assert_eq!(choice.stays.stripe_subscription_id, "new");
         assert_eq!(choice.because, Reason::Named);
         assert!(choose(several.clone(), Some("another")).is_none());

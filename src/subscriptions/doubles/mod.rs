@@ -14,11 +14,13 @@ use super::change::record::{CHANGE_ID_KEY, COMMENT, ChangeKind, ChangeRecord, In
 use super::failure::Failure;
 use super::payer::id_in;
 use super::reconcile::runs;
+use super::refunds::Refunding;
 use super::store::findings::{self, DoublyPaying};
 use crate::db::WorkerTx;
 use crate::stripe::client::{Client, ErrorKind, Params};
 use crate::stripe::objects::Subscription;
 use crate::stripe::requests::{self, Begun, NewRequest, Request, Subject};
+use choice::Verdict;
 pub use choice::{Reason, Running};
 
 /// How often a change that was left open is settled first.
@@ -35,6 +37,24 @@ pub struct Doubles {
     pub stays: Running,
     pub because: Reason,
     pub ends: Vec<Surplus>,
+}
+
+/// An organization that pays for several, of which the one that stays must be named.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Undecided {
+    pub organization_id: Uuid,
+    pub name: String,
+    /// Oldest first.
+    pub running: Vec<Running>,
+}
+
+/// Those that pay for several.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Several {
+    pub doubles: Vec<Doubles>,
+    pub undecided: Vec<Undecided>,
 }
 
 /// A subscription that is to end.
@@ -67,22 +87,31 @@ pub struct Looked<'a> {
 
 impl Subscriptions {
     /// What would be ended, and what stays. Stripe is asked; nothing is changed.
-    pub async fn doubles(&self, looked: Looked<'_>) -> Result<Vec<Doubles>, Failure> {
+    pub async fn doubles(&self, looked: Looked<'_>) -> Result<Several, Failure> {
         let client = self.stripe.as_ref().ok_or(Failure::NotConfigured)?;
         let mut tx = WorkerTx::begin(&self.pool).await?;
         let found = findings::doubly_paying(tx.conn(), looked.organization_id).await?;
         tx.rollback().await?;
-        let mut doubles = Vec::new();
+        let mut several = Several::default();
         for one in found {
             let running = self.running_in_stripe(client, &one).await?;
-            let Some(choice) = choice::choose(running, looked.keep) else {
-                continue;
+            let choice = match choice::choose(running, looked.keep) {
+                Some(Verdict::Chosen(choice)) => choice,
+                Some(Verdict::Undecided(running)) => {
+                    several.undecided.push(Undecided {
+                        organization_id: one.organization_id,
+                        name: one.name,
+                        running,
+                    });
+                    continue;
+                }
+                None => continue,
             };
             let mut ends = Vec::new();
             for surplus in choice.ends {
                 ends.push(looked_up(client, surplus).await?);
             }
-            doubles.push(Doubles {
+            several.doubles.push(Doubles {
                 organization_id: one.organization_id,
                 name: one.name,
                 stays: choice.stays,
@@ -90,7 +119,7 @@ impl Subscriptions {
                 ends,
             });
         }
-        Ok(doubles)
+        Ok(several)
     }
 
     /// The running subscriptions of an organization's customers: Stripe may know one whose
@@ -150,11 +179,7 @@ impl Subscriptions {
                 .end_one(client, organization_id, &stays, surplus, refund)
                 .await;
             match ended {
-                Ok(()) => {
-                    surplus.ended = true;
-                    // What a balance has paid, say, has no payment to give back.
-                    surplus.refunded = refund && !surplus.payments.is_empty();
-                }
+                Ok(()) => surplus.ended = true,
                 Err(failure @ (Failure::Database(_) | Failure::NotConfigured)) => {
                     return Err(failure);
                 }
@@ -169,33 +194,11 @@ impl Subscriptions {
         client: &Client,
         organization_id: Uuid,
         stays: &Running,
-        surplus: &Surplus,
+        surplus: &mut Surplus,
         refund: bool,
     ) -> Result<(), Failure> {
         let one = &surplus.subscription;
-        let change = ChangeRecord {
-            id: Uuid::now_v7(),
-            kind: ChangeKind::EndNow,
-            command: json!({
-                "wish": "end_double",
-                "stays": stays.stripe_subscription_id,
-                "refund": refund,
-            }),
-            request_key: None,
-            actor: Initiator::system(),
-            before: json!({
-                "status": one.status,
-                "planTier": one.plan_tier,
-                "stripeCustomerId": one.stripe_customer_id,
-                "latestInvoiceId": one.latest_invoice_id,
-            }),
-            usage: None,
-            releases: None,
-            follows: None,
-            flexible: false,
-            payer_acts: false,
-            voids: surplus.open_invoice_id.clone(),
-        };
+        let change = change_of(stays, surplus, refund);
         // Usage is billed by the one that stays, if it bills any, and is the same customer's.
         let is_billed_there =
             stays.bills_usage && stays.stripe_customer_id == one.stripe_customer_id;
@@ -216,9 +219,26 @@ impl Subscriptions {
             self.close_failed(&request, &failure.to_string()).await?;
             return Err(failure);
         }
-        if refund && let Err(failure) = give_back(client, &request, &surplus.payments).await {
-            self.close_failed(&request, &failure.to_string()).await?;
-            return Err(failure);
+        if refund {
+            // Before the end, so that a run that dies in between leaves a double that the
+            // next run finds.
+            let refunding = Refunding {
+                organization_id,
+                by: request.id,
+                key: &|step| request.key_of(step),
+                about: json!({
+                    "stripeSubscriptionId": one.stripe_subscription_id,
+                    "stays": stays.stripe_subscription_id,
+                    "idempotency_key": request.key(),
+                }),
+            };
+            let given_back = self.give_back(client, &refunding, &surplus.payments).await;
+            if let Err(failure) = given_back {
+                self.close_failed(&request, &failure.to_string()).await?;
+                return Err(failure);
+            }
+            // What a balance has paid, say, has no payment to give back.
+            surplus.refunded = !surplus.payments.is_empty();
         }
         self.execute(client, &request, &change).await?;
         Ok(())
@@ -254,6 +274,34 @@ impl Subscriptions {
     }
 }
 
+/// The end of a subscription, as it is entered before Stripe is asked.
+fn change_of(stays: &Running, surplus: &Surplus, refund: bool) -> ChangeRecord {
+    let one = &surplus.subscription;
+    ChangeRecord {
+        id: Uuid::now_v7(),
+        kind: ChangeKind::EndNow,
+        command: json!({
+            "wish": "end_double",
+            "stays": stays.stripe_subscription_id,
+            "refund": refund,
+        }),
+        request_key: None,
+        actor: Initiator::system(),
+        before: json!({
+            "status": one.status,
+            "planTier": one.plan_tier,
+            "stripeCustomerId": one.stripe_customer_id,
+            "latestInvoiceId": one.latest_invoice_id,
+        }),
+        usage: None,
+        releases: None,
+        follows: None,
+        flexible: false,
+        payer_acts: false,
+        voids: surplus.open_invoice_id.clone(),
+    }
+}
+
 /// With what was paid for its last period, and what is still to be paid.
 async fn looked_up(client: &Client, subscription: Running) -> Result<Surplus, Failure> {
     let mut surplus = Surplus {
@@ -285,19 +333,4 @@ async fn looked_up(client: &Client, subscription: Running) -> Result<Surplus, Fa
         }
     }
     Ok(surplus)
-}
-
-/// Refunds payments. It comes before the end, so that a run that dies in between leaves a
-/// double that the next run finds.
-async fn give_back(client: &Client, request: &Request, payments: &[String]) -> Result<(), Failure> {
-    for (n, intent) in payments.iter().enumerate() {
-        let key = request.key_of(&format!("refund-{n}"));
-        match client.refund_payment(intent, &key).await {
-            Ok(_) => {}
-            // It was refunded before.
-            Err(error) if error.code.as_deref() == Some("charge_already_refunded") => {}
-            Err(error) => return Err(Failure::Stripe(error)),
-        }
-    }
-    Ok(())
 }

@@ -142,6 +142,24 @@ pub async fn doubly_paying(
     .await
 }
 
+/// Whether the audit log has an entry of this action about this object.
+pub async fn is_entered(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    action: &str,
+    resource_id: &str,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM billing_audit_log
+                           WHERE organization_id = $1 AND action = $2 AND resource_id = $3) AS "entered!""#,
+        organization_id,
+        action,
+        resource_id
+    )
+    .fetch_one(conn)
+    .await
+}
+
 pub async fn findings(
     conn: &mut PgConnection,
     catalogue: &Catalogue,

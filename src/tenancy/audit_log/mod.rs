@@ -16,7 +16,7 @@ use utoipa::IntoParams;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::audit::{ActorFilter, Entry, Filter, Position, csv, list};
+use crate::audit::{ActorFilter, Entry, Filter, Position, csv as lines, list};
 use crate::server::Shared;
 use crate::server::extract::{self, Query};
 use crate::server::layers::media::{self, Wanted};
@@ -125,9 +125,8 @@ async fn audit_log(
     wanted: Option<Extension<Wanted>>,
 ) -> Result<Response, Problem> {
     if wanted.is_some_and(|Extension(wanted)| wanted.is(media::CSV)) {
-        let organization = caller.organization_id;
-        let filter = query.filter(organization);
-        return Ok(export(shared, organization, filter, Shows::to(&caller)));
+        let filter = query.filter(caller.organization_id);
+        return Ok(export(shared, &caller, filter));
     }
     let page = page(&shared, &caller, &query).await?;
     Ok(Json(page).into_response())
@@ -179,10 +178,17 @@ impl Shows {
     }
 }
 
+/// All that the caller may see of their organization's log, as CSV.
+pub fn csv(shared: &Shared, caller: &Principal) -> Response {
+    let filter = AuditQuery::default().filter(caller.organization_id);
+    export(shared.clone(), caller, filter)
+}
+
 /// Streams entries as fast as the client reads. Each part is read in its own
 /// transaction, so that a slow client holds none open.
-fn export(shared: Shared, organization: Uuid, filter: Filter, shows: Shows) -> Response {
-    let headings = format!("{}\r\n", csv::HEADINGS.join(","));
+fn export(shared: Shared, caller: &Principal, filter: Filter) -> Response {
+    let (organization, shows) = (caller.organization_id, Shows::to(caller));
+    let headings = format!("{}\r\n", lines::HEADINGS.join(","));
     let rest = stream::try_unfold(Some(filter), move |filter| {
         let shared = shared.clone();
         async move {
@@ -195,15 +201,15 @@ fn export(shared: Shared, organization: Uuid, filter: Filter, shows: Shows) -> R
                 tracing::warn!(%error, "an export of the audit log was cut off");
                 Interrupted
             })?;
-            let lines: String = entries
+            let text: String = entries
                 .iter()
-                .map(|entry| format!("{}\r\n", csv::line(entry)))
+                .map(|entry| format!("{}\r\n", lines::line(entry)))
                 .collect();
             let next = entries.last().map(|last| {
                 filter.before = Some(last.position());
                 filter
             });
-            Ok(Some((lines, next)))
+            Ok(Some((text, next)))
         }
     });
     let text = stream::once(async { Ok::<_, Interrupted>(headings) }).chain(rest);

@@ -8,6 +8,7 @@ use sqlx::postgres::PgPool;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::lists::Part;
 use super::{By, Permission, store, token};
 use crate::audit;
 use crate::db::TenantTx;
@@ -167,7 +168,8 @@ pub async fn revoke_api_key(
 pub async fn list_api_keys(
     pool: &PgPool,
     organization_id: Uuid,
+    part: Part,
 ) -> Result<Vec<ApiKey>, sqlx::Error> {
     let mut tx = TenantTx::begin(pool, organization_id).await?;
-    store::keys(&mut tx).await
+    store::keys(&mut tx, part).await
 }

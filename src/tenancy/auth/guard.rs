@@ -300,9 +300,10 @@ impl Guard {
             user_id,
             operator: Some(role),
             signed_in_by,
+            issuer,
             ..
         })) = found
-            && self.policy.admits(signed_in_by)
+            && self.policy.admits(signed_in_by, issuer.as_deref())
         {
             extensions.insert(BrowserSession::new(token));
             let operator = Operator {
@@ -363,8 +364,9 @@ impl Guard {
             ValidCredential::Session(SessionRow {
                 operator: Some(_),
                 signed_in_by,
+                ref issuer,
                 ..
-            }) if !self.policy.admits(signed_in_by) => Err(unauthenticated(
+            }) if !self.policy.admits(signed_in_by, issuer.as_deref()) => Err(unauthenticated(
                 "operators sign in otherwise now, with a second factor or by the identity \
                  provider; log in again",
             )),

@@ -10,14 +10,15 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use super::lists::Part;
 use super::operator_routes::{Access, conflict};
 use super::{
     ApiKey, ApiKeyError, By, NewApiKey, NewServiceKey, Operator, Permission, ServiceKey,
     create_api_key, create_service_key, list_api_keys, list_service_keys, revoke_api_key,
     revoke_service_key,
 };
-use crate::server::extract::{self, Path};
-use crate::server::pagination::page::Page;
+use crate::server::extract::{self, Path, Query};
+use crate::server::pagination::page::{Page, Paging};
 use crate::server::problem::Problem;
 use crate::server::routes::{Routes, operator};
 
@@ -89,21 +90,24 @@ struct CreatedServiceKey {
     path = "/api/operator/organizations/{organization}/api-keys",
     operation_id = "listApiKeys",
     tag = "Operators",
-    params(("organization" = Uuid, Path, description = "The organization's id.")),
-    responses((status = 200, description = "All of them.", body = Page<ApiKey>)),
+    params(("organization" = Uuid, Path, description = "The organization's id."), Paging),
+    responses((status = 200, description = "A page of keys.", body = Page<ApiKey>)),
 )]
 async fn keys(
     State(access): State<Access>,
     operator: Operator,
     Path(organization): Path<Uuid>,
+    Query(paging): Query<Paging>,
 ) -> Result<Json<Page<ApiKey>>, Problem> {
-    let all = list_api_keys(&access.shared.pool, organization).await?;
+    let shared = &access.shared;
+    let page = shared.page(organization, "api-keys", &paging).await?;
+    let rows = list_api_keys(&shared.pool, organization, Part::from(&page)).await?;
     // An organization that is not there has no log.
-    let log = (!all.is_empty()).then_some(organization);
+    let log = (!rows.is_empty()).then_some(organization);
     access
         .looked(&operator, (KEYS_LISTED, "api_key"), log)
         .await?;
-    Ok(Json(Page::only(all)))
+    Ok(Json(page.of(rows)))
 }
 
 /// Create an API key of an organization
@@ -160,16 +164,20 @@ async fn revoke_key(
     path = "/api/operator/service-keys",
     operation_id = "listServiceKeys",
     tag = "Operators",
-    responses((status = 200, description = "All of them.", body = Page<ServiceKey>)),
+    params(Paging),
+    responses((status = 200, description = "A page of keys.", body = Page<ServiceKey>)),
 )]
 async fn service_keys(
     State(access): State<Access>,
     operator: Operator,
+    Query(paging): Query<Paging>,
 ) -> Result<Json<Page<ServiceKey>>, Problem> {
-    let all = list_service_keys(&access.shared.pool).await?;
+    let shared = &access.shared;
+    let page = shared.page(Uuid::nil(), "service-keys", &paging).await?;
+    let rows = list_service_keys(&shared.pool, Part::from(&page)).await?;
     let look = (SERVICE_KEYS_LISTED, "service_key");
     access.looked(&operator, look, None).await?;
-    Ok(Json(Page::only(all)))
+    Ok(Json(page.of(rows)))
 }
 
 /// Create a service key, which is the product's

@@ -1,45 +1,26 @@
-//! Logging in and out: a password, and where an operator has a second factor, a code.
+//! Logging in: a password, and where an operator has a second factor, a code.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::admission::{self, LoginAdmission};
 use super::password::{self, Hasher, PasswordError};
 use super::second_factor::{self, Proof, sealed};
-use super::sessions::{self, SignedInBy};
-use super::store::{self, Account, NewSession};
+use super::sessions::Way;
+use super::sign_in::{Session, enter_recovery_code, enter_sign_in, start_session};
+use super::store::{self, Account};
 use super::throttle;
-use super::token::{self, Credential, Hash};
-use super::{By, OperatorPolicy, Role, users};
+use super::token::{self, Hash};
+use super::{OperatorPolicy, Role, users};
 use crate::audit::{self, Client};
 use crate::db::WorkerTx;
 use crate::server::signing::SharedSigningKey;
 use crate::telemetry::metrics;
-
-/// The lifetime of a token, used or not.
-const LIFETIME: SignedDuration = SignedDuration::from_hours(24);
-/// The same where the identity provider has the last word on who is an operator.
-const LIFETIME_BY_PROVIDER: SignedDuration = SignedDuration::from_hours(8);
-/// The audit actions of operators who sign in and out.
-pub const SIGNED_IN: &str = "operator_signed_in";
-pub const SIGNED_OUT: &str = "operator_signed_out";
-
-/// A new session.
-#[derive(Debug, Clone)]
-pub struct Session {
-    /// Shown once.
-    pub token: String,
-    pub expires_at: Timestamp,
-    /// `None` for an operator.
-    pub organization_id: Option<Uuid>,
-    pub role: Role,
-}
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
@@ -197,11 +178,11 @@ impl Logins {
             _ => None,
         };
         let Some(purpose) = due else {
-            let by = SignedInBy::Password;
-            let mut tx = WorkerTx::begin(&self.pool).await?;
-            let session = start_session(&mut tx, account, role, by, client).await?;
+            let way = Way::PASSWORD;
+            let mut tx = self.hold(account, role).await?;
+            let session = start_session(&mut tx, account, role, way, client).await?;
+            enter_sign_in(&mut tx, &session, account.user_id, way, client).await?;
             succeed(&mut tx, attempt).await?;
-            enter_sign_in(&mut tx, &session, account.user_id, by, client).await?;
             tx.commit().await?;
             return Ok(Begun::SignedIn(session));
         };
@@ -239,17 +220,17 @@ impl Logins {
         let (_admitted, attempt) = self.attempt(&name, client).await?;
         let finished = async {
             let (account, role) = self.account_of(&pending).await?;
-            let mut tx = WorkerTx::begin(&self.pool).await?;
+            let mut tx = self.hold(&account, role).await.map_err(begin_again)?;
             let proof =
                 second_factor::prove(&mut tx, pending.user_id, code, Timestamp::now()).await?;
             let proof = proof.ok_or(LoginError::WrongCode)?;
-            let by = SignedInBy::SecondFactor;
-            let session = start_session(&mut tx, &account, role, by, client).await?;
-            succeed(&mut tx, &attempt).await?;
+            let way = Way::SECOND_FACTOR;
+            let session = start_session(&mut tx, &account, role, way, client).await?;
             if proof == Proof::RecoveryCode {
                 enter_recovery_code(&mut tx, pending.user_id, client).await?;
             }
-            enter_sign_in(&mut tx, &session, account.user_id, by, client).await?;
+            enter_sign_in(&mut tx, &session, account.user_id, way, client).await?;
+            succeed(&mut tx, &attempt).await?;
             tx.commit().await?;
             Ok::<_, LoginError>(session)
         };
@@ -284,6 +265,20 @@ impl Logins {
         let account = account.ok_or(LoginError::BeginAgain)?;
         let role = account.operator.filter(|_| self.policy.passwords);
         Ok((account, role.ok_or(LoginError::BeginAgain)?))
+    }
+
+    /// A transaction in which a session of the account can begin: the account is locked, and
+    /// still what it was when the password was checked.
+    pub(super) async fn hold(&self, account: &Account, role: Role) -> Result<WorkerTx, LoginError> {
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        if role.is_operator() {
+            // Before the account, as everywhere.
+            audit::lock_chains(tx.conn(), &[audit::OPERATORS]).await?;
+        }
+        match store::hold(tx.conn(), account).await? {
+            true => Ok(tx),
+            false => Err(LoginError::InvalidCredentials),
+        }
     }
 
     async fn account(&self, email: &str) -> Result<Option<Account>, sqlx::Error> {
@@ -360,6 +355,14 @@ impl Logins {
     }
 }
 
+/// Of a step after the password: what has changed since is no fault of the code's.
+pub(super) fn begin_again(error: LoginError) -> LoginError {
+    match error {
+        LoginError::InvalidCredentials => LoginError::BeginAgain,
+        other => other,
+    }
+}
+
 fn counted<T>(done: Result<T, LoginError>) -> Result<T, LoginError> {
     metrics::login(match &done {
         Ok(_) => "succeeded",
@@ -383,75 +386,10 @@ fn mark_of(account: &Account) -> String {
     hex::encode(&token::hash(hash)[..16])
 }
 
-/// The session of an account.
-pub(super) async fn start_session(
-    tx: &mut WorkerTx,
-    account: &Account,
-    role: Role,
-    signed_in_by: SignedInBy,
-    client: &Client,
-) -> Result<Session, sqlx::Error> {
-    let organization_id = account.organization_id.filter(|_| !role.is_operator());
-    let token = token::new_session();
-    let expires_at = Timestamp::now()
-        + match signed_in_by {
-            SignedInBy::Oidc => LIFETIME_BY_PROVIDER,
-            SignedInBy::Password | SignedInBy::SecondFactor => LIFETIME,
-        };
-    let new = NewSession {
-        token: &token::hash(&token),
-        user_id: account.user_id,
-        organization_id,
-        expires_at,
-        signed_in_by,
-        client,
-    };
-    store::sessions::insert(tx.conn(), new).await?;
-    Ok(Session {
-        token,
-        expires_at,
-        organization_id,
-        role,
-    })
-}
-
 pub(super) async fn succeed(tx: &mut WorkerTx, attempt: &LoginAttempt) -> Result<(), sqlx::Error> {
     let (mut counters, now) = store::lock_counters(tx.conn(), &attempt.keys).await?;
     throttle::succeed(&mut counters, attempt.at, now);
     store::write_counters(tx.conn(), &attempt.keys, &counters).await
-}
-
-/// Enters that an operator signed in. Of others nothing is entered.
-pub(super) async fn enter_sign_in(
-    tx: &mut WorkerTx,
-    session: &Session,
-    user_id: Uuid,
-    signed_in_by: SignedInBy,
-    client: &Client,
-) -> Result<(), sqlx::Error> {
-    if !session.role.is_operator() {
-        return Ok(());
-    }
-    let after = json!({
-        "session": sessions::id_of_token(&session.token),
-        "by": signed_in_by.as_str(),
-        "role": session.role.as_str(),
-    });
-    let by = By::user(user_id, client);
-    let entry = second_factor::entry(&by, SIGNED_IN, user_id, after);
-    audit::record_one(tx, entry).await
-}
-
-pub(super) async fn enter_recovery_code(
-    tx: &mut WorkerTx,
-    user_id: Uuid,
-    client: &Client,
-) -> Result<(), sqlx::Error> {
-    let left = store::second_factors::state(tx.conn(), user_id).await?;
-    let after = json!({"left": left.map(|(_, left)| left)});
-    let by = By::user(user_id, client);
-    let entry = second_factor::entry(&by, second_factor::CODE_USED, user_id, after);
-    audit::record_one(tx, entry).await
 }
 
 /// The keys of an attempt's counters [pair, address, account]. They are hashes,
@@ -471,23 +409,4 @@ pub(super) fn counters_of(name: &str, client: &Client) -> [Hash; 3] {
         token::hash(&format!("address {from}")),
         token::hash(&format!("account {name}")),
     ]
-}
-
-/// Ends the session of a token, on every replica.
-pub async fn log_out(pool: &PgPool, token: &str, client: &Client) -> Result<(), sqlx::Error> {
-    if let Some(Credential::Session(hash)) = token::parse(token) {
-        let mut tx = WorkerTx::begin(pool).await?;
-        let of = store::sessions::find(tx.conn(), &[hash]).await?;
-        if store::revoke_session(tx.conn(), &hash).await?
-            && let Some((_, session)) = of.into_iter().next()
-            && session.operator.is_some()
-        {
-            let by = By::user(session.user_id, client);
-            let after = json!({"session": sessions::id_of(&hash)});
-            let entry = second_factor::entry(&by, SIGNED_OUT, session.user_id, after);
-            audit::record_one(&mut tx, entry).await?;
-        }
-        tx.commit().await?;
-    }
-    Ok(())
 }

@@ -10,6 +10,7 @@ mod customer;
 mod guard;
 pub mod issued;
 mod key_routes;
+mod lists;
 mod login;
 mod lookup;
 mod oidc;
@@ -28,6 +29,7 @@ mod second_factor;
 mod service_keys;
 mod session_routes;
 mod sessions;
+mod sign_in;
 mod store;
 mod throttle;
 mod token;
@@ -39,8 +41,8 @@ pub fn audit_actions() -> impl Iterator<Item = &'static str> {
         operator_key_routes::LISTED,
         operator_keys::CREATED,
         operator_keys::REVOKED,
-        login::SIGNED_IN,
-        login::SIGNED_OUT,
+        sign_in::SIGNED_IN,
+        sign_in::SIGNED_OUT,
         second_factor::ENROLLED,
         second_factor::REMOVED,
         second_factor::RESET,
@@ -60,7 +62,8 @@ pub use api_keys::{ApiKey, ApiKeyError, NewApiKey, create_api_key, list_api_keys
 pub use browser::{BrowserSession, SessionCookie};
 pub use by::By;
 pub use guard::{Guard, Standing};
-pub use login::{Begun, LoginError, Logins, Session, log_out};
+pub use lists::Part;
+pub use login::{Begun, LoginError, Logins};
 pub use oidc::{
     Answered, CALLBACK as OIDC_CALLBACK, Failure as SignOnFailure, SingleSignOn,
     reach as reach_provider,
@@ -69,7 +72,9 @@ pub use operator_keys::{
     DoubtfulKey, NewOperatorKey, OperatorKey, create_operator_key, doubtful_operator_keys,
     list_operator_keys, revoke_operator_key,
 };
-pub use operators::{OperatorUser, has_password, list_operators, operator_looked};
+pub use operators::{
+    OperatorUser, addresses_of, find_operator, has_password, list_operators, operator_looked,
+};
 pub use own::{Own, OwnError};
 pub use password::{Hasher, PasswordError, generated as generated_password};
 pub use policy::OperatorPolicy;
@@ -83,8 +88,9 @@ pub use service_keys::{
     NewServiceKey, ServiceKey, create_service_key, list_service_keys, revoke_service_key,
 };
 pub use sessions::{
-    OpenSession, SignedInBy, end_session, end_sessions, id_of_token, open_sessions,
+    OpenSession, SignedInBy, count_sessions, end_session, end_sessions, id_of_token, open_sessions,
 };
+pub use sign_in::{Session, log_out};
 pub use token::{Credential, parse as parse_credential, parse_portal as parse_portal_cookie};
 pub use users::{
     Created, NewUser, User, UserError, Which, add_member, create_user, disable_user, enable_user,

@@ -10,13 +10,14 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::key_routes::invalid_key;
+use super::lists::Part;
 use super::operator_routes::{Access, keys_make_none};
 use super::{
     By, NewOperatorKey, Operator, OperatorKey, Role, create_operator_key, list_operator_keys,
     revoke_operator_key,
 };
-use crate::server::extract::{self, Path};
-use crate::server::pagination::page::Page;
+use crate::server::extract::{self, Path, Query};
+use crate::server::pagination::page::{Page, Paging};
 use crate::server::problem::Problem;
 use crate::server::routes::{Routes, operator};
 
@@ -58,16 +59,20 @@ struct CreatedOperatorKey {
     path = "/api/operator/operator-keys",
     operation_id = "listOperatorKeys",
     tag = "Operators",
-    responses((status = 200, description = "All of them.", body = Page<OperatorKey>)),
+    params(Paging),
+    responses((status = 200, description = "A page of keys.", body = Page<OperatorKey>)),
 )]
 async fn keys(
     State(access): State<Access>,
     operator: Operator,
+    Query(paging): Query<Paging>,
 ) -> Result<Json<Page<OperatorKey>>, Problem> {
-    let all = list_operator_keys(&access.shared.pool).await?;
+    let shared = &access.shared;
+    let page = shared.page(Uuid::nil(), "operator-keys", &paging).await?;
+    let rows = list_operator_keys(&shared.pool, Part::from(&page)).await?;
     let look = (LISTED, "operator_key");
     access.looked(&operator, look, None).await?;
-    Ok(Json(Page::only(all)))
+    Ok(Json(page.of(rows)))
 }
 
 /// Create a key that acts as an operator

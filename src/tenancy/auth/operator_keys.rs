@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::api_keys::{ApiKeyError, valid_name};
+use super::lists::Part;
 use super::{By, Role, store, token};
 use crate::audit::{self, NewEntry};
 use crate::db::WorkerTx;
@@ -112,9 +113,12 @@ pub async fn revoke_operator_key(pool: &PgPool, id: Uuid, by: &By) -> Result<(),
 }
 
 /// Lists operators' keys, revoked ones included, oldest first.
-pub async fn list_operator_keys(pool: &PgPool) -> Result<Vec<OperatorKey>, sqlx::Error> {
+pub async fn list_operator_keys(
+    pool: &PgPool,
+    part: Part,
+) -> Result<Vec<OperatorKey>, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
-    store::operator_keys::list(tx.conn()).await
+    store::operator_keys::list(tx.conn(), part).await
 }
 
 /// Valid keys that are unused, old, or made by somebody who is no operator any more.

@@ -1,9 +1,12 @@
 //! The operators themselves: who they are, and how they sign in.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
+use super::lists::Part;
 use super::{Operator, store};
 use crate::audit;
 use crate::db::WorkerTx;
@@ -11,9 +14,6 @@ use crate::db::WorkerTx;
 /// The audit actions of looks at operators.
 pub const LISTED: &str = "operators_listed";
 pub const SHOWN: &str = "operator_shown";
-
-/// How many are shown at most.
-const MOST: i64 = 500;
 
 /// An operator as shown to the others.
 #[derive(Debug, Clone)]
@@ -33,11 +33,30 @@ pub struct OperatorUser {
 }
 
 /// Operators, oldest first, with a word of each one's sessions.
-pub async fn list_operators(pool: &PgPool) -> Result<Vec<OperatorUser>, sqlx::Error> {
+pub async fn list_operators(pool: &PgPool, part: Part) -> Result<Vec<OperatorUser>, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
-    let operators = store::operators::list(tx.conn(), MOST).await?;
+    let operators = store::operators::list(tx.conn(), None, part).await?;
     tx.commit().await?;
     Ok(operators)
+}
+
+/// One of them.
+pub async fn find_operator(pool: &PgPool, id: Uuid) -> Result<Option<OperatorUser>, sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let found = store::operators::list(tx.conn(), Some(id), Part::default()).await?;
+    tx.commit().await?;
+    Ok(found.into_iter().next())
+}
+
+/// The addresses of users.
+pub async fn addresses_of(
+    pool: &PgPool,
+    ids: &[Uuid],
+) -> Result<HashMap<Uuid, String>, sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let addresses = store::operators::addresses(tx.conn(), ids).await?;
+    tx.commit().await?;
+    Ok(addresses)
 }
 
 /// Whether a user has a password, which those of the identity provider have not.

@@ -3,12 +3,14 @@
 
 use jiff::Timestamp;
 use serde_json::json;
+use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-use super::login::{self, LoginError, Logins, Pending, Session};
+use super::login::{self, LoginError, Logins, Pending};
 use super::password::PasswordError;
 use super::second_factor::{self, Proof, Proposal, Proposed, sealed};
-use super::sessions::SignedInBy;
+use super::sessions::{SignedInBy, Way};
+use super::sign_in::{self, Session};
 use super::store::second_factors;
 use super::users::{set_own_password, user};
 use super::{By, UserError, password, store, throttle, token};
@@ -161,7 +163,7 @@ impl Logins {
         let now = Timestamp::now();
         let (secret, step) = self.first_code(own.user_id, proposal, code, now).await?;
         self.confirm_password(&own, current).await?;
-        let mut tx = WorkerTx::begin(&self.pool).await?;
+        let mut tx = changing(&self.pool, own.user_id).await?;
         let codes = begin_to_use(&mut tx, own.user_id, &secret, step, own.client).await?;
         let kept = token::hash(own.token);
         store::revoke_sessions_of(tx.conn(), own.user_id, Some(&kept)).await?;
@@ -183,12 +185,15 @@ impl Logins {
         let (account, role) = self.account_of(&pending).await?;
         let (now, id) = (Timestamp::now(), account.user_id);
         let (secret, step) = self.first_code(id, proposal, code, now).await?;
-        let mut tx = WorkerTx::begin(&self.pool).await?;
+        let mut tx = changing(&self.pool, id).await?;
+        if !store::hold(tx.conn(), &account).await? {
+            return Err(OwnError::BeginAgain);
+        }
         let codes = begin_to_use(&mut tx, id, &secret, step, client).await?;
         store::revoke_sessions_of(tx.conn(), id, None).await?;
-        let by = SignedInBy::SecondFactor;
-        let session = login::start_session(&mut tx, &account, role, by, client).await?;
-        login::enter_sign_in(&mut tx, &session, id, by, client).await?;
+        let way = Way::SECOND_FACTOR;
+        let session = sign_in::start_session(&mut tx, &account, role, way, client).await?;
+        sign_in::enter_sign_in(&mut tx, &session, id, way, client).await?;
         tx.commit().await?;
         self.forgive(&pending.email, client).await;
         metrics::login("succeeded");
@@ -241,15 +246,24 @@ impl Logins {
     async fn proven(&self, own: &Own<'_>, code: &str) -> Result<WorkerTx, OwnError> {
         let name = format!("second factor {}", own.user_id);
         let (_admitted, attempt) = self.attempt(&name, own.client).await?;
-        let mut tx = WorkerTx::begin(&self.pool).await?;
+        let mut tx = changing(&self.pool, own.user_id).await?;
         let proof = second_factor::prove(&mut tx, own.user_id, code, Timestamp::now()).await?;
         let proof = proof.ok_or(OwnError::WrongCode)?;
-        login::succeed(&mut tx, &attempt).await?;
         if proof == Proof::RecoveryCode {
-            login::enter_recovery_code(&mut tx, own.user_id, own.client).await?;
+            sign_in::enter_recovery_code(&mut tx, own.user_id, own.client).await?;
         }
+        login::succeed(&mut tx, &attempt).await?;
         Ok(tx)
     }
+}
+
+/// A transaction that changes how an operator signs in: no session of theirs begins meanwhile
+/// that does not see it.
+async fn changing(pool: &PgPool, user_id: Uuid) -> Result<WorkerTx, sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    audit::lock_chains(tx.conn(), &[audit::OPERATORS]).await?;
+    store::lock_user(tx.conn(), user_id).await?;
+    Ok(tx)
 }
 
 async fn begin_to_use(

@@ -9,6 +9,7 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::store::portal_sessions::{self as store, CodeState};
+use super::store::sessions::{self, SessionRow};
 use super::token::{self, Credential, Hash};
 use super::{Product, Role};
 use crate::audit::{self, Actor, Client, NewEntry};
@@ -17,9 +18,10 @@ use crate::db::{self, WorkerTx};
 use crate::server::problem::Problem;
 
 /// The audit actions about sessions of the customer pages.
-pub const ACTIONS: [&str; 2] = [CREATED, OPENED];
+pub const ACTIONS: [&str; 3] = [CREATED, OPENED, ENDED];
 const CREATED: &str = "portal_session_created";
 const OPENED: &str = "portal_session_opened";
+const ENDED: &str = "portal_session_ended";
 
 /// How long a code can be opened, at most: the browser is on its way already.
 pub const CODE_SECS: u32 = 300;
@@ -161,16 +163,98 @@ pub async fn open(
     Ok(Ok(session))
 }
 
+/// Enters that one of an organization's own users has signed in to the pages.
+pub async fn signed_in(pool: &PgPool, token: &str, client: &Client) -> Result<(), sqlx::Error> {
+    let Some(Credential::Session(hash)) = token::parse(token) else {
+        return Ok(());
+    };
+    let mut tx = WorkerTx::begin(pool).await?;
+    if let Some((organization, session)) = own_session(&mut tx, &hash).await? {
+        let after = json!({"role": session.role});
+        let entry = of_user(
+            OPENED,
+            organization,
+            (session.user_id, &hash),
+            after,
+            client,
+        );
+        audit::record_one(&mut tx, entry).await?;
+    }
+    tx.commit().await
+}
+
+/// A session of a user of an organization's own, which is still open.
+async fn own_session(
+    tx: &mut WorkerTx,
+    hash: &Hash,
+) -> Result<Option<(Uuid, SessionRow)>, sqlx::Error> {
+    let found = sessions::find(tx.conn(), &[*hash]).await?;
+    let found = found.into_iter().next().map(|(_, session)| session);
+    let found = found.filter(|session| session.operator.is_none());
+    Ok(found.and_then(|session| Some((session.organization_id?, session))))
+}
+
 /// Ends the session of a cookie's token, whichever kind it is, on every replica.
 pub async fn end(pool: &PgPool, token: &str, client: &Client) -> Result<(), sqlx::Error> {
     match token::parse_portal(token) {
-        Some(Credential::Portal(hash)) => {
-            let mut tx = WorkerTx::begin(pool).await?;
-            store::end(tx.conn(), &hash).await?;
-            tx.commit().await
+        Some(Credential::Portal(hash)) => end_opened(pool, &hash, client).await,
+        Some(Credential::Session(hash)) => end_own(pool, token, &hash, client).await,
+        Some(_) | None => Ok(()),
+    }
+}
+
+async fn end_opened(pool: &PgPool, hash: &Hash, client: &Client) -> Result<(), sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let found = store::sessions(tx.conn(), &[*hash]).await?;
+    if let Some((_, session)) = found.into_iter().next() {
+        // Before the session, as everywhere.
+        let chains = audit::lock_chains(tx.conn(), &[session.organization_id]).await?;
+        if store::end(tx.conn(), hash).await? {
+            let after = json!({"role": session.role.as_str()});
+            let (organization, key) = (session.organization_id, session.service_key_id);
+            let entry = NewEntry {
+                client: Some(client.clone()),
+                ..entry(ENDED, organization, session.id, key, after)
+            };
+            audit::record(&mut tx, &chains, &[entry]).await?;
         }
-        Some(_) => super::log_out(pool, token, client).await,
-        None => Ok(()),
+    }
+    tx.commit().await
+}
+
+async fn end_own(
+    pool: &PgPool,
+    token: &str,
+    hash: &Hash,
+    client: &Client,
+) -> Result<(), sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let Some((organization, session)) = own_session(&mut tx, hash).await? else {
+        tx.rollback().await?;
+        return super::log_out(pool, token, client).await;
+    };
+    let chains = audit::lock_chains(tx.conn(), &[organization]).await?;
+    if super::store::revoke_session(tx.conn(), hash).await? {
+        let after = json!({"role": session.role});
+        let entry = of_user(ENDED, organization, (session.user_id, hash), after, client);
+        audit::record(&mut tx, &chains, &[entry]).await?;
+    }
+    tx.commit().await
+}
+
+/// An entry about a session of a user who signed in with a password.
+fn of_user(
+    action: &'static str,
+    organization: Uuid,
+    (user, hash): (Uuid, &Hash),
+    after: serde_json::Value,
+    client: &Client,
+) -> NewEntry {
+    let session = super::sessions::id_of(hash);
+    NewEntry {
+        actor: Actor::User(user),
+        client: Some(client.clone()),
+        ..entry(action, organization, session, user, after)
     }
 }
 

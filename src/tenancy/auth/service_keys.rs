@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::api_keys::{ApiKeyError, scope_names, valid_name};
+use super::lists::Part;
 use super::{By, Permission, store, token};
 use crate::audit::{self, NewEntry};
 use crate::db::WorkerTx;
@@ -86,9 +87,9 @@ pub async fn revoke_service_key(pool: &PgPool, id: Uuid, by: &By) -> Result<(), 
 }
 
 /// Lists service keys, revoked ones included, oldest first.
-pub async fn list_service_keys(pool: &PgPool) -> Result<Vec<ServiceKey>, sqlx::Error> {
+pub async fn list_service_keys(pool: &PgPool, part: Part) -> Result<Vec<ServiceKey>, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
-    store::service_keys::list(tx.conn()).await
+    store::service_keys::list(tx.conn(), part).await
 }
 
 /// An entry of the operators' chain: the key is no organization's.

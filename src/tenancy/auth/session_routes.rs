@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::operator_routes::Access;
 use super::{By, OpenSession, Operator, end_session, end_sessions, open_sessions, user};
-use crate::server::extract::Path;
-use crate::server::pagination::page::Page;
+use crate::server::extract::{Path, Query};
+use crate::server::pagination::page::{Page, Paging};
 use crate::server::problem::Problem;
 use crate::server::routes::{Routes, operator};
 
@@ -24,26 +24,27 @@ pub fn routes() -> Routes<Access> {
         .route(routes!(end_all), operator())
 }
 
-/// A user's sessions that have not ended, the one that was used last first
+/// A user's sessions that have not ended, the newest first
 #[utoipa::path(
     get,
     path = "/api/operator/users/{user}/sessions",
     operation_id = "listUserSessions",
     tag = "Operators",
-    params(("user" = Uuid, Path, description = "The user's id.")),
-    responses((status = 200, description = "All of them.", body = Page<OpenSession>)),
+    params(("user" = Uuid, Path, description = "The user's id."), Paging),
+    responses((status = 200, description = "A page of sessions.", body = Page<OpenSession>)),
 )]
 async fn sessions(
     State(access): State<Access>,
     operator: Operator,
     Path(id): Path<Uuid>,
+    Query(paging): Query<Paging>,
 ) -> Result<Json<Page<OpenSession>>, Problem> {
     let pool = &access.shared.pool;
     user(pool, id).await?;
-    let open = open_sessions(pool, id).await?;
+    let open = open_sessions(&access.shared, id, &paging).await?;
     let look = (LISTED, "user");
     super::operator_looked(pool, &operator, look, id.to_string()).await?;
-    Ok(Json(Page::only(open)))
+    Ok(Json(open))
 }
 
 /// End one of a user's sessions, on every replica at once

@@ -17,6 +17,7 @@ use jiff_sqlx::ToSqlx as _;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::lists::Part;
 use super::throttle::Counter;
 use super::token::Hash;
 use super::{ApiKey, Role};
@@ -159,6 +160,35 @@ pub async fn account(
         role: row.role,
         second_factor: row.second_factor,
     }))
+}
+
+/// Locks an account against changes, and says whether it is what it was when it was read.
+pub async fn hold(conn: &mut PgConnection, account: &Account) -> Result<bool, sqlx::Error> {
+    let now = sqlx::query!(
+        r#"SELECT u.password_hash, u.operator, u.operator_reads,
+                  EXISTS (SELECT FROM operator_second_factors f WHERE f.user_id = u.id)
+                    AS "second_factor!"
+             FROM users u WHERE u.id = $1 AND u.disabled_at IS NULL FOR SHARE OF u"#,
+        account.user_id
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(now.is_some_and(|now| {
+        now.password_hash == account.password_hash
+            && operator(now.operator, now.operator_reads) == account.operator
+            && now.second_factor == account.second_factor
+    }))
+}
+
+/// Locks a user's row against others that change how the user signs in.
+pub async fn lock_user(conn: &mut PgConnection, user_id: Uuid) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "SELECT id FROM users WHERE id = $1 FOR NO KEY UPDATE",
+        user_id
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(())
 }
 
 /// Locks the counters of `keys`, creating missing ones, and returns them in the
@@ -348,12 +378,18 @@ pub async fn revoke_key(tx: &mut TenantTx, id: Uuid) -> Result<bool, sqlx::Error
     Ok(revoked.is_some())
 }
 
-pub async fn keys(tx: &mut TenantTx) -> Result<Vec<ApiKey>, sqlx::Error> {
+pub async fn keys(tx: &mut TenantTx, part: Part) -> Result<Vec<ApiKey>, sqlx::Error> {
     let organization_id = tx.organization_id();
     let rows = sqlx::query!(
         "SELECT id, name, prefix, scopes, created_at, expires_at, revoked_at, last_used_at
-           FROM api_keys WHERE organization_id = $1 ORDER BY created_at, id",
-        organization_id
+           FROM api_keys
+          WHERE organization_id = $1
+            AND ($2::timestamptz IS NULL OR (created_at, id) > ($2, $3))
+          ORDER BY created_at, id LIMIT $4",
+        organization_id,
+        part.after.map(|(at, _)| at.to_sqlx()) as _,
+        part.after.map(|(_, id)| id),
+        part.limit
     )
     .fetch_all(tx.conn())
     .await?;

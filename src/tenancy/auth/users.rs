@@ -308,6 +308,7 @@ async fn change(
     let user = find(&mut tx, which).await?;
     let organizations = chains_of(&mut tx, user.id).await?;
     let chains = audit::lock_chains(tx.conn(), &organizations).await?;
+    store::lock_user(tx.conn(), user.id).await?;
     match change {
         Change::Password(hash, _) => store::update_password(tx.conn(), user.id, hash).await?,
         Change::Disabled => store::disable_user(tx.conn(), user.id).await?,

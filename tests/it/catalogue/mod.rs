@@ -1,6 +1,6 @@
 //! The catalogue lives: prices change, and customers keep what they bought.
 
-mod addons;
+pub mod addons;
 mod allowance;
 mod changed_prices;
 mod codes;

@@ -1,12 +1,12 @@
 //! `PUSHGATEWAY_URL`, against Prometheus's own gateway.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::support::events::{event, invoice};
+use crate::support::ports::reserved;
 use crate::support::program::{Ran, program_on, run};
 use crate::support::{TestDatabase, TestService};
 
@@ -18,10 +18,7 @@ struct Gateway {
 
 impl Gateway {
     async fn start() -> Self {
-        let address = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap();
+        let address = reserved();
         let child = Command::new("prometheus-pushgateway")
             .arg(format!("--web.listen-address={address}"))
             .arg("--persistence.file=")

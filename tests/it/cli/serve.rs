@@ -8,6 +8,7 @@ use sqlx::{ConnectOptions as _, Executor as _};
 
 use crate::support::TestDatabase;
 use crate::support::events::{event, sign};
+use crate::support::ports::reserved;
 use crate::support::program::run;
 use crate::support::service::WEBHOOKS;
 use crate::support::serving::{Serving, serve_on};
@@ -117,10 +118,7 @@ async fn an_address_in_use_is_said() {
 #[tokio::test]
 async fn metrics_may_have_a_listener_of_their_own() {
     let db = TestDatabase::new().await;
-    let free = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let free = reserved();
     let serving = Serving::start(serve_on(&db).env("METRICS_ADDR", free.to_string()));
     for (base, path, status) in [
         (&serving.base, "/metrics", 404),

@@ -5,6 +5,7 @@ mod browser;
 mod bulk;
 mod events_out;
 mod forms;
+mod locks;
 mod operators;
 mod organization;
 mod overrides;

@@ -1,5 +1,7 @@
 //! The page of operators and keys.
 
+use std::collections::BTreeSet;
+
 use reqwest::Method;
 use uuid::Uuid;
 
@@ -107,4 +109,66 @@ async fn a_form_of_another_session_does_nothing() {
     }
     assert_eq!(desk.service.db.count("operator_api_keys").await, 0);
     assert_eq!(other.get("/console").await.status, 200);
+}
+
+#[tokio::test]
+async fn lists_that_are_longer_than_a_page_go_on_and_hide_nobody() {
+    let desk = Desk::open().await;
+    desk.service
+        .db
+        .execute(
+            "INSERT INTO users (id, email, operator)
+               SELECT gen_random_uuid(), 'further' || lpad(n::text, 3, '0') || '@example.com', true
+                 FROM generate_series(1, 60) n;
+             INSERT INTO operator_api_keys (id, name, prefix, key_hash, reads_only)
+               SELECT gen_random_uuid(), 'own' || lpad(n::text, 3, '0'), 'vco_', sha256(n::text::bytea), true
+                 FROM generate_series(1, 60) n;
+             INSERT INTO service_api_keys (id, name, prefix, key_hash, scopes)
+               SELECT gen_random_uuid(), 'service' || lpad(n::text, 3, '0'), 'vcs_', sha256(n::text::bytea),
+                      ARRAY['billing.read']
+                 FROM generate_series(1, 60) n;
+             INSERT INTO user_sessions (token_hash, user_id, expires_at, user_agent)
+               SELECT sha256(n::text::bytea), (SELECT id FROM users WHERE email = 'further001@example.com'),
+                      now() + interval '1 hour', 'device' || lpad(n::text, 3, '0')
+                 FROM generate_series(1, 60) n",
+        )
+        .await;
+    let mut browser = Browser::of(&desk.service, OPERATOR).await;
+    for (list, name) in [
+        ("operators", "further"),
+        ("keys", "own"),
+        ("service-keys", "service"),
+    ] {
+        let mut seen = BTreeSet::new();
+        let mut path = PATH.to_owned();
+        for _ in 0..10 {
+            let page = browser.get(&path).await;
+            is_ok(&page);
+            let all = (1..=60).map(|n| format!("{name}{n:03}"));
+            seen.extend(all.filter(|name| page.text.contains(name.as_str())));
+            let next = format!("href=\"{PATH}?{list}=");
+            let Some(rest) = page.text.split(&next).nth(1) else {
+                break;
+            };
+            let cursor = rest.split('"').next().unwrap();
+            path = format!("{PATH}?{list}={cursor}");
+        }
+        assert_eq!(seen.len(), 60, "{list}: {seen:?}");
+    }
+    // Who is on none of the first pages has a page, and all sessions are on it or behind.
+    let last = "SELECT id::text FROM users WHERE email = 'further001@example.com'";
+    let one = format!("{PATH}/{}", desk.service.db.value(last).await);
+    let mut seen = BTreeSet::new();
+    let mut path = one.clone();
+    for _ in 0..10 {
+        let page = browser.get(&path).await;
+        is_ok(&page);
+        let all = (1..=60).map(|n| format!("device{n:03}"));
+        seen.extend(all.filter(|name| page.text.contains(name.as_str())));
+        let Some(rest) = page.text.split(&format!("href=\"{one}?cursor=")).nth(1) else {
+            break;
+        };
+        path = format!("{one}?cursor={}", rest.split('"').next().unwrap());
+    }
+    assert_eq!(seen.len(), 60, "{seen:?}");
 }

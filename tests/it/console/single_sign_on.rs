@@ -148,9 +148,23 @@ async fn groups_give_the_role_and_the_code_is_bound_to_the_browser() {
         account.text
     );
     assert!(!account.text.contains("type=\"password\""));
-    let entered = "billing_audit_log WHERE action = 'operator_signed_in'
-                    AND after_state->>'by' = 'oidc'";
-    assert_eq!(site.service.db.count(entered).await, 1);
+    let issuer = site.service.db.value("SELECT issuer FROM user_sessions");
+    let issuer = issuer.await;
+    assert!(account.text.contains(&issuer), "{}", account.text);
+    let entered = format!(
+        "billing_audit_log WHERE action = 'operator_signed_in'
+            AND after_state->>'by' = 'oidc' AND after_state->>'issuer' = '{issuer}'"
+    );
+    assert_eq!(site.service.db.count(&entered).await, 1);
+    // A session of another provider's ends, once this one is configured.
+    let other = "UPDATE user_sessions SET issuer = 'https://former.example.com'";
+    site.service.db.execute(other).await;
+    let page = browser.get("/console/webhooks").await;
+    assert!(
+        page.location.starts_with("/console/sign-in"),
+        "{}",
+        page.text
+    );
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use valuecanvas_billing::catalogue::OverLimit;
 
 use super::tenant::{Answer, Tenant};
 use crate::support::TestService;
+use crate::support::ports::reserved;
 
 /// nginx in front of a page, which asks billing first.
 struct Nginx {
@@ -23,10 +24,7 @@ struct Nginx {
 impl Nginx {
     async fn before(service: &TestService, key: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let (front, product) = (free(), free());
-        let (address, upstream) = (front.local_addr().unwrap(), product.local_addr().unwrap());
-        drop((front, product));
+        let (address, upstream) = (reserved(), reserved());
         // As docs/usage.md has it.
         let config = include_str!("../../../docs/examples/nginx.conf")
             .replace(

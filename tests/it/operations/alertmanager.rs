@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::monitoring::Prometheus;
 use crate::subscriptions::world::{VISA, World};
+use crate::support::ports::reserved;
 
 /// Killed with the test.
 struct Alertmanager {
@@ -36,9 +37,7 @@ impl Alertmanager {
              receivers:\n- name: nobody\n- name: pager\n  webhook_configs: [{{url: '{pager}'}}]\n"
         );
         std::fs::write(&config, routes).unwrap();
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap().to_string();
-        drop(free);
+        let address = reserved().to_string();
         let start = |program: &str| {
             Command::new(program)
                 .arg(format!("--config.file={}", config.display()))

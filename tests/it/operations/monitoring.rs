@@ -10,6 +10,7 @@ use valuecanvas_billing::http_client;
 
 use crate::metering::tenant::Tenant;
 use crate::support::events;
+use crate::support::ports::reserved;
 use crate::support::serving::{Serving, serve_on};
 use crate::support::{TestDatabase, TestService};
 
@@ -199,9 +200,7 @@ fn documented_parts() -> BTreeSet<(String, String)> {
 #[tokio::test]
 async fn each_background_part_is_documented_with_its_period() {
     let db = TestDatabase::new().await;
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let scrapes = free.local_addr().unwrap();
-    drop(free);
+    let scrapes = reserved();
     let mut command = serve_on(&db);
     command
         .env("METRICS_ADDR", scrapes.to_string())
@@ -248,9 +247,7 @@ impl Prometheus {
     /// With `more` in its configuration.
     pub fn configured(service: &TestService, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
+        let address = reserved();
         let config = folder.path().join("prometheus.yml");
         let target = service.base.strip_prefix("http://").unwrap();
         let alerts = format!("{ROOT}/monitoring/alerts/billing.yaml");

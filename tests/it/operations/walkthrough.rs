@@ -1,7 +1,6 @@
 //! docs/deployment.md and README.md, as an operator follows them: their own
 //! lines, in order, in one shell, beside a running service.
 
-use std::net::TcpListener;
 use std::path::Path;
 
 use uuid::Uuid;
@@ -10,6 +9,7 @@ use valuecanvas_billing::projection::HANDLED_TYPES;
 use crate::cli::demo::Demo;
 use crate::stripe::Stripe;
 use crate::support::TestDatabase;
+use crate::support::ports::reserved;
 use crate::support::shell::{Shell, program_folder};
 
 const GUIDE: &str = include_str!("../../../docs/deployment.md");
@@ -38,8 +38,7 @@ struct Place {
 
 impl Place {
     async fn new() -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap().to_string();
+        let address = reserved().to_string();
         let place = Self {
             db: TestDatabase::empty().await,
             stripe: Stripe::start().await,

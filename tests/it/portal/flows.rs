@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::{Browser, Page};
+use crate::catalogue::addons::subscribed;
 use crate::subscriptions::world::{DAY, START, VISA, World, text};
 use crate::support::TestService;
 
@@ -52,6 +53,92 @@ async fn an_upgrade_charges_exactly_what_was_shown() {
     let entries = "SELECT string_agg(DISTINCT actor_type, ',') FROM billing_audit_log
                     WHERE action = 'subscription_changed' AND actor_id IN (SELECT id FROM service_api_keys)";
     assert_eq!(world.service.db.value(entries).await, "api_key");
+}
+
+#[tokio::test]
+async fn addons_are_chosen_with_their_price_before_and_go_again() {
+    let (shop, customer, _) = subscribed(&[], json!([])).await;
+    let world = &shop.world;
+    let mut browser = Browser::of(&world.service, world.organization, "owner").await;
+    let page = browser.get("/portal/plans").await;
+    page.says("Extra tokens");
+    let field = "addon:extra_tokens";
+    let ask = [("plan", "standard"), (field, "2")];
+    let page = browser.post("/portal/plans/preview", &ask).await;
+    page.is(200);
+    page.says("Extra tokens");
+    let shown = page.after("<dt>Now</dt><dd><strong>$").replace(',', "");
+    let shown = shown.split('<').next().unwrap().replace('.', "");
+    let shown: i64 = shown.parse().unwrap();
+    assert!(shown > 0, "{}", page.text);
+    let token = page.after("name=\"token\" value=\"");
+    let act = page.act("/portal/plans/change");
+    let chosen = page.after(&format!("name=\"{field}\" value=\""));
+    let form = [("plan", "standard"), (field, &*chosen), ("token", &*token)];
+    browser
+        .post_to(&act, &form)
+        .await
+        .leads_to("/portal?done=changed");
+    world.settle().await;
+    let bought = world.current().await["addons"].clone();
+    assert_eq!(bought, json!([{"id": "extra_tokens", "quantity": 2}]));
+    assert_eq!(world.charged(&customer).await.last(), Some(&shown));
+    // The form shows what there is; none of it is none.
+    let page = browser.get("/portal/plans").await;
+    page.says(&format!(
+        "name=\"{field}\" type=\"number\" inputmode=\"numeric\" min=\"0\" max=\"10\" value=\"2\""
+    ));
+    let ask = [("plan", "standard"), (field, "0")];
+    let page = browser.post("/portal/plans/preview", &ask).await;
+    page.is(200);
+    let token = page.after("name=\"token\" value=\"");
+    let act = page.act("/portal/plans/change");
+    assert_eq!(page.after("name=\"addon:\" value=\""), "0");
+    let form = [("plan", "standard"), ("addon:", "0"), ("token", &*token)];
+    let page = browser.post_to(&act, &form).await;
+    assert_eq!(page.status, 303, "{}", page.text);
+    world.settle().await;
+    assert_eq!(world.current().await["addons"], json!([]));
+    // What is no number, or too many, is said on the page.
+    for number in ["x", "-1", "1.5", "4294967296", "11"] {
+        let ask = [("plan", "standard"), (field, number)];
+        let page = browser.post("/portal/plans/preview", &ask).await;
+        page.is(422);
+    }
+}
+
+#[tokio::test]
+async fn the_next_invoice_and_all_of_them_as_csv_are_there() {
+    let (world, ..) = World::on_clock(START).await;
+    let mut browser = Browser::of(&world.service, world.organization, "member").await;
+    let page = browser.get("/portal/invoices/upcoming").await;
+    page.is(200);
+    page.says("There is nothing that will be invoiced");
+    world.create("standard").await.ok();
+    world.settle().await;
+    browser
+        .get("/portal/invoices")
+        .await
+        .says("href=\"/portal/invoices/upcoming\"");
+    let page = browser.get("/portal/invoices/upcoming").await;
+    page.is(200);
+    page.says("28 Feb 2026");
+    page.says("$99.00");
+    let csv = browser.get("/portal/invoices.csv").await;
+    csv.is(200);
+    let lines: Vec<&str> = csv.text.lines().collect();
+    assert!(lines[0].starts_with("id,number,status,"), "{}", csv.text);
+    assert_eq!(lines.len(), 2, "{}", csv.text);
+    assert!(
+        lines[1].contains(",paid,") && lines[1].contains(",9900,"),
+        "{}",
+        csv.text
+    );
+    let csv = browser.get("/portal/activity.csv").await;
+    csv.is(200);
+    assert!(csv.text.contains("subscription_created"), "{}", csv.text);
+    // A member's has no addresses.
+    assert!(!csv.text.contains("kitchen table"), "{}", csv.text);
 }
 
 #[tokio::test]

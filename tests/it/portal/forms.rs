@@ -2,10 +2,12 @@
 
 use reqwest::Method;
 use uuid::Uuid;
+use valuecanvas_billing::config::{Rates, SurfaceConfig};
 
 use super::{Browser, FORMS, PAGES};
 use crate::subscriptions::world::{START, VISA, World, text};
 use crate::support::TestService;
+use crate::support::service::Options;
 
 #[tokio::test]
 async fn no_form_passes_without_the_sessions_own_token() {
@@ -202,6 +204,57 @@ async fn a_button_that_is_pressed_twice_shows_what_was_done_once() {
     world.settle().await;
     let canceled = "billing_audit_log WHERE action = 'subscription_cancel_scheduled'";
     assert_eq!(world.service.db.count(canceled).await, 1);
+}
+
+#[tokio::test]
+async fn what_is_refused_before_a_page_is_made_is_a_page_all_the_same() {
+    let options = Options {
+        workers: 0,
+        surface: SurfaceConfig {
+            rates: Rates {
+                api_per_minute: 40,
+                usage_per_minute: 40,
+            },
+            ..SurfaceConfig::default()
+        },
+        ..Options::default()
+    };
+    let service = TestService::with(options).await;
+    let organization = service.organization("Northwind").await;
+    let mut browser = Browser::of(&service, organization, "owner").await;
+    let token = browser.get("/portal").await.form_token();
+    let act = format!("/portal/payment-methods/default?once={}", Uuid::now_v7());
+    let form = [("csrf", &*token), ("id", "pm_1")];
+    browser.send(Method::POST, &act, &form).await;
+    // The same form's key with something else in it.
+    let other = [("csrf", &*token), ("id", "pm_2")];
+    let page = browser.send(Method::POST, &act, &other).await;
+    page.is(422);
+    page.says("<!doctype html>");
+    page.says("This form was sent before");
+    // A body of another kind.
+    let cookie = format!("portal={}", browser.cookies["portal"]);
+    let request = service.post(&act).header("cookie", &cookie).body("{}");
+    let response = request.header("content-type", "application/json").send();
+    let response = response.await.unwrap();
+    assert!(response.status().is_client_error(), "{response:?}");
+    let kind = response.headers()["content-type"].to_str().unwrap();
+    assert!(kind.starts_with("text/html"), "{kind}");
+    // And too many.
+    let page = loop {
+        let page = browser.get("/portal").await;
+        if page.status != 200 {
+            break page;
+        }
+    };
+    page.is(429);
+    page.says("That was too often");
+    page.says("href=\"/portal\"");
+    assert!(
+        page.policy.contains("default-src 'none'"),
+        "{}",
+        page.policy
+    );
 }
 
 #[tokio::test]

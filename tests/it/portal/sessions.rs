@@ -48,6 +48,17 @@ async fn a_link_opens_the_pages_once_and_is_entered_with_its_use() {
     let from = "billing_audit_log l JOIN billing_audit_personal_data p ON p.entry_id = l.id
                  WHERE action = 'portal_session_opened' AND p.user_agent = 'kitchen table'";
     assert_eq!(service.db.count(from).await, 1);
+
+    // So is its end, once.
+    let cookie = browser.cookies.clone();
+    let form = [("csrf", &*browser.get("/portal").await.form_token())];
+    let page = browser.send(Method::POST, "/portal/sign-out", &form).await;
+    page.leads_to("/portal/sign-in");
+    browser.cookies = cookie;
+    browser.get("/portal").await.is(303);
+    let ended =
+        "billing_audit_log WHERE action = 'portal_session_ended' AND actor_type = 'api_key'";
+    assert_eq!(service.db.count(ended).await, 1);
 }
 
 #[tokio::test]
@@ -363,6 +374,22 @@ async fn an_organizations_own_users_sign_in_and_operators_do_not() {
         .sign_in("owner@example.com", PASSWORD)
         .await
         .leads_to("/portal");
+    browser.get("/portal").await.says("Northwind");
+    let mut leaving = Browser::new(&service);
+    leaving
+        .sign_in("owner@example.com", PASSWORD)
+        .await
+        .leads_to("/portal");
+    leaving
+        .post_to("/portal/sign-out", &[])
+        .await
+        .leads_to("/portal/sign-in");
+    let entries = "SELECT string_agg(action || ' ' || actor_type, ',' ORDER BY sequence)
+                     FROM billing_audit_log WHERE resource_type = 'portal_session'
+                      AND actor_id = (SELECT id FROM users WHERE email = 'owner@example.com')";
+    let expected =
+        "portal_session_opened user,portal_session_opened user,portal_session_ended user";
+    assert_eq!(service.db.value(entries).await, expected);
     browser.get("/portal").await.says("Northwind");
     // Without the form of this browser, nobody is signed in.
     let form = [

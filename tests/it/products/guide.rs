@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use super::{folder, free_port};
+use super::folder;
+use crate::support::ports::reserved;
 use crate::support::shell::{Shell, program_folder};
 
 const GUIDE: &str = include_str!("../../../docs/integration.md");
@@ -27,7 +28,7 @@ fn lines(places: &[(&str, String)]) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_walk_of_twenty_minutes_holds_in_order_in_one_shell() {
-    let [stripe, billing, product] = [free_port(), free_port(), free_port()];
+    let [stripe, billing, product] = [(); 3].map(|()| reserved().to_string());
     let digest = program_folder().join("examples/digest");
     let places = [
         (

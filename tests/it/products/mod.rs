@@ -7,7 +7,6 @@ mod mirror;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -21,6 +20,7 @@ use valuecanvas_billing::tenancy::auth::Permission;
 use crate::sdk::package::built;
 use crate::subscriptions::world::{Stripe, text};
 use crate::support::TestDatabase;
+use crate::support::ports::reserved;
 use crate::support::program::{program_with_stripe, run_beside};
 use crate::support::service::{WEBHOOKS, service_key};
 use crate::support::serving::{Serving, serve_on};
@@ -111,7 +111,7 @@ impl Shop {
         let synced = run_beside(sync).await;
         assert_eq!(synced.status, 0, "{}", synced.stderr);
 
-        let address = format!("http://{}", free_port());
+        let address = format!("http://{}", reserved());
         let mut serve = serve_on(&db);
         serve
             .env("PLANS_FILE", &plans)
@@ -169,12 +169,6 @@ async fn stripe() -> Stripe {
         ..Config::default()
     })
     .await
-}
-
-/// An address that nobody listens on.
-fn free_port() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
 }
 
 async fn start(language: Language, address: &str, billing: &str, key: &str) -> Running {

@@ -10,6 +10,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 
 use crate::support::TestDatabase;
 use crate::support::TestService;
+use crate::support::ports::reserved;
 use crate::support::service::Options;
 use crate::support::serving::{Serving, entries, serve_on};
 
@@ -109,9 +110,7 @@ fn listener_of(pid: u32, port: u16) -> Option<OwnedFd> {
 
 async fn ends_when_its_listener_is_gone(variable: &str, part: &str) {
     let db = TestDatabase::new().await;
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
+    let address = reserved();
     let mut command = serve_on(&db);
     command.env(variable, address.to_string());
     let serving = Serving::start(&mut command);

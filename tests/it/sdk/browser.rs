@@ -7,14 +7,13 @@ use valuecanvas_billing::tenancy::auth::Permission;
 use super::calls::world;
 use super::package::asked;
 use crate::subscriptions::world::VISA;
+use crate::support::ports::reserved;
 
 #[tokio::test]
 async fn a_page_shows_usage_and_grace_and_changes_the_plan() {
     // Where the pages will be: the service is told before they are served.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
-    let world = world(&format!("http://127.0.0.1:{port}")).await;
+    let pages = reserved();
+    let world = world(&format!("http://{pages}")).await;
     world.customer(VISA).await;
     let key = world.service.service_key(&Permission::OF_SERVICE).await;
     let said = asked(
@@ -22,7 +21,7 @@ async fn a_page_shows_usage_and_grace_and_changes_the_plan() {
         json!({
             "base": world.service.base,
             "key": key,
-            "port": port,
+            "port": pages.port(),
             "token": world.token,
             "organization": world.organization.to_string(),
         }),

@@ -111,6 +111,7 @@ impl Rig {
             }),
             shares: Shares::default(),
             keeper: Keeper::new(db.service_pool()),
+            pages: Arc::new(()),
         };
         let site = server::site(routes.with_state(live.clone()), Some(&Arc::new(checks)));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -175,6 +175,7 @@ fn served(effects: Effects, pool: PgPool) -> Site {
         }),
         shares: Shares::default(),
         keeper: Keeper::with_keys(pool, MOST_KEYS),
+        pages: Arc::new(()),
     };
     server::site(routes.with_state(effects), Some(&Arc::new(checks)))
 }

@@ -15,16 +15,31 @@ async fn end_doubles(world: &World, arguments: &[&str]) -> Ran {
 
 impl World {
     /// Subscribes a customer in Stripe's dashboard.
-    async fn subscribe_elsewhere(&self, customer: &str, tier: &str) -> String {
+    pub async fn subscribe_elsewhere(&self, customer: &str, tier: &str) -> String {
         let key = format!("valuecanvas_{tier}_monthly");
         let prices = self
             .stripe
             .get("/v1/prices", &[("lookup_keys[]", &*key)])
             .await;
         let price = text(&prices["data"][0], "id");
-        let fields = [("customer", customer), ("items[0][price]", &*price)];
+        self.subscribe_to(customer, &price).await
+    }
+
+    async fn subscribe_to(&self, customer: &str, price: &str) -> String {
+        let fields = [("customer", customer), ("items[0][price]", price)];
         let made = self.stripe.post("/v1/subscriptions", &fields).await;
         text(&made, "id")
+    }
+
+    /// What the audit log has of refunds: amounts, and who gave them back.
+    async fn refunds_entered(&self) -> Vec<String> {
+        let entries =
+            "SELECT coalesce(string_agg(concat_ws(' ', after_state ->> 'amount', actor_type,
+                              metadata -> 'initiator' ->> 'command'), ',' ORDER BY sequence), '')
+                         FROM billing_audit_log WHERE action = 'payment_refunded'";
+        let entries = self.service.db.value(entries).await;
+        let entries = entries.split(',').filter(|entry| !entry.is_empty());
+        entries.map(str::to_owned).collect()
     }
 
     async fn status_in_stripe(&self, id: &str) -> Value {
@@ -202,4 +217,105 @@ async fn an_unpaid_invoice_of_the_surplus_is_paid_by_nobody() {
         .await
         .ok();
     assert_eq!(state["payment"]["status"], "paid");
+}
+
+const GIVEN_BACK: &str = "9900 system subscriptions end-doubles";
+
+#[tokio::test]
+async fn a_refund_is_entered_though_the_end_then_fails() {
+    let (world, _, _, theirs) = doubled().await;
+    let path = format!("/v1/subscriptions/{theirs}");
+    let fault = [
+        ("fault", "rate_limit"),
+        ("next", "50"),
+        ("retry_after", "0"),
+        ("method", "DELETE"),
+        ("path", &*path),
+    ];
+    world.stripe.fault(&fault).await;
+    let failed = end_doubles(&world, &["--apply", "--refund"]).await;
+    assert_eq!(failed.status, 1, "{}{}", failed.stdout, failed.stderr);
+    let end = &failed.json()["doubles"][0]["ends"][0];
+    assert_eq!(
+        (&end["ended"], &end["refunded"]),
+        (&json!(false), &json!(true))
+    );
+    assert_eq!(world.status_in_stripe(&theirs).await, "active");
+    assert_eq!(world.refunded().await, 9_900);
+    assert_eq!(world.refunds_entered().await, [GIVEN_BACK]);
+    world.stripe.clear_faults().await;
+    let done = end_doubles(&world, &["--apply", "--refund"]).await;
+    assert_eq!(done.status, 0, "{}{}", done.stdout, done.stderr);
+    assert_eq!(world.status_in_stripe(&theirs).await, "canceled");
+    assert_eq!(world.refunded().await, 9_900);
+    assert_eq!(world.refunds_entered().await, [GIVEN_BACK]);
+}
+
+#[tokio::test]
+async fn a_refund_whose_answer_is_lost_is_entered_once() {
+    let (world, _, _, theirs) = doubled().await;
+    let fault = [
+        ("fault", "drop_after_acting"),
+        ("method", "POST"),
+        ("path", "/v1/refunds"),
+        ("next", "50"),
+    ];
+    world.stripe.fault(&fault).await;
+    let lost = end_doubles(&world, &["--apply", "--refund"]).await;
+    assert_eq!(lost.status, 1, "{}{}", lost.stdout, lost.stderr);
+    assert_eq!(world.status_in_stripe(&theirs).await, "active");
+    assert_eq!(world.refunded().await, 9_900);
+    assert_eq!(world.refunds_entered().await, [GIVEN_BACK]);
+    world.stripe.clear_faults().await;
+    let done = end_doubles(&world, &["--apply", "--refund"]).await;
+    assert_eq!(done.status, 0, "{}{}", done.stdout, done.stderr);
+    assert_eq!(world.status_in_stripe(&theirs).await, "canceled");
+    assert_eq!(world.refunded().await, 9_900);
+    assert_eq!(world.refunds_entered().await, [GIVEN_BACK]);
+}
+
+#[tokio::test]
+async fn where_the_catalogue_does_not_know_a_plan_the_one_that_stays_is_named() {
+    let world = World::start().await;
+    let customer = world.customer(VISA).await;
+    world.create("standard").await.ok();
+    let ours = text(&world.current().await, "stripeSubscriptionId");
+    let price = [
+        ("currency", "usd"),
+        ("unit_amount", "120000"),
+        ("recurring[interval]", "month"),
+        ("product_data[name]", "As agreed"),
+    ];
+    let price = text(&world.stripe.post("/v1/prices", &price).await, "id");
+    let agreed = world.subscribe_to(&customer, &price).await;
+    world.settle().await;
+    let found = end_doubles(&world, &["--apply", "--refund"]).await;
+    assert_eq!(found.status, 1, "{}{}", found.stdout, found.stderr);
+    let found = found.json();
+    assert_eq!(found["doubles"], json!([]));
+    let undecided = &found["undecided"][0];
+    assert_eq!(undecided["organizationId"], json!(world.organization));
+    let running = undecided["running"].as_array().unwrap();
+    let mut running: Vec<String> = running
+        .iter()
+        .map(|one| text(one, "stripeSubscriptionId"))
+        .collect();
+    let mut both = vec![ours.clone(), agreed.clone()];
+    (running.sort(), both.sort());
+    assert_eq!(running, both);
+    for id in [&ours, &agreed] {
+        assert_eq!(world.status_in_stripe(id).await, "active");
+    }
+    let organization = world.organization.to_string();
+    let named = [
+        "--organization",
+        &organization,
+        "--keep",
+        &agreed,
+        "--apply",
+    ];
+    let done = end_doubles(&world, &named).await;
+    assert_eq!(done.status, 0, "{}{}", done.stdout, done.stderr);
+    assert_eq!(world.status_in_stripe(&ours).await, "canceled");
+    assert_eq!(world.status_in_stripe(&agreed).await, "active");
 }

@@ -3,6 +3,7 @@
 mod awaited;
 mod cards;
 mod changes;
+mod charged;
 mod checkouts;
 mod collected;
 mod concurrency;

@@ -7,6 +7,7 @@ pub mod events;
 pub mod floods;
 pub mod issuer;
 pub mod libraries;
+pub mod ports;
 pub mod product;
 pub mod program;
 pub mod provider;

@@ -312,9 +312,7 @@ impl PgBouncer {
             .find(|program| program.exists())?;
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
+        let port = super::ports::reserved().port();
         let users = directory.path().join("users");
         fs::write(&users, "\"billing_service\" \"\"\n\"postgres\" \"\"\n").unwrap();
         let settings = directory.path().join("pgbouncer.ini");

@@ -94,7 +94,8 @@ pub struct Schedule {
     pub phases: Vec<Phase>,
     /// The index of the current phase.
     pub current: usize,
-    /// The subscription's payment method when the schedule was created.
+    /// Of the default settings: the subscription's when the schedule was created. Each phase
+    /// that begins gives it to the subscription.
     pub default_payment_method: Option<String>,
     /// When it was canceled, completed or released.
     pub ended_secs: Option<i64>,

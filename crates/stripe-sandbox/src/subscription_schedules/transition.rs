@@ -73,6 +73,16 @@ fn discounts_of(state: &State, phase: &Phase, subscription: &Subscription) -> Ve
     phase.discounts.iter().filter(usable).cloned().collect()
 }
 
+/// Gives a subscription that begins a phase the payment method of its schedule's default
+/// settings, whatever it had.
+fn charge_as_scheduled(state: &State, subscription: &mut Subscription) {
+    let scheduled =
+        driving(state, subscription).and_then(|schedule| schedule.default_payment_method.clone());
+    if scheduled.is_some() {
+        subscription.default_payment_method = scheduled;
+    }
+}
+
 /// The subscription as it will be in its next period, in the phase that begins
 /// then.
 pub fn in_next_period(
@@ -94,6 +104,7 @@ pub fn in_next_period(
         next.discounts = discounts_of(state, phase, subscription);
         next.cadence = periods::shortest_cadence(&next, state.catalogue())?;
         phase.metadata.clone().apply(&mut next.metadata);
+        charge_as_scheduled(state, &mut next);
         let restarts = match subscription.mode {
             BillingMode::Classic => next.cadence != subscription.cadence,
             BillingMode::Flexible => false,
@@ -165,6 +176,7 @@ pub fn enter(
     let mut change = change::decide_items(&before, items, &request, state.catalogue(), now_secs)?;
     accrued::charge(state, &before, &mut change, request.behavior, now_secs)?;
     phase.metadata.clone().apply(&mut change.after.metadata);
+    charge_as_scheduled(state, &mut change.after);
     credits::link_credits(state, &mut change.prorations);
     state.ids = ids;
     update::apply_by_schedule(state, &before, change, now_secs)

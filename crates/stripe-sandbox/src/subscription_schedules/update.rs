@@ -7,6 +7,7 @@ use crate::discounts::model as discount;
 use crate::error::ApiError;
 use crate::metadata::MetadataChange;
 use crate::params::Params;
+use crate::payment_methods;
 use crate::state::State;
 use crate::subscription_schedules::model::{EndBehavior, Phase, Schedule};
 use crate::subscription_schedules::request::{self, RequestedPhase};
@@ -16,12 +17,26 @@ use crate::subscriptions::model::Subscription;
 use crate::subscriptions::request::take_proration_behavior;
 
 /// Parameters that Stripe accepts and the sandbox does not support.
-const UNSUPPORTED: [&str; 2] = ["default_settings", "pause_schedules"];
+const UNSUPPORTED: [&str; 1] = ["pause_schedules"];
+/// Default settings that Stripe accepts and the sandbox does not support.
+const UNSUPPORTED_SETTINGS: [&str; 9] = [
+    "application_fee_percent",
+    "automatic_tax",
+    "billing_cycle_anchor",
+    "billing_thresholds",
+    "collection_method",
+    "description",
+    "invoice_settings",
+    "on_behalf_of",
+    "transfer_data",
+];
 
 struct Requested {
     phases: Option<Vec<RequestedPhase>>,
     end_behavior: Option<EndBehavior>,
     behavior: ProrationBehavior,
+    /// The payment method of the default settings; `Some(None)` clears it.
+    default_payment_method: Option<Option<String>>,
     metadata: MetadataChange,
 }
 
@@ -31,11 +46,21 @@ impl Requested {
             phases: request::take_phases(&mut params)?,
             end_behavior: take_end_behavior(&mut params)?,
             behavior: take_proration_behavior(&mut params)?,
+            default_payment_method: take_default_method(&mut params)?,
             metadata: MetadataChange::take(&mut params)?,
         };
         params.finish_rejecting(&UNSUPPORTED)?;
         Ok(requested)
     }
+}
+
+fn take_default_method(params: &mut Params) -> Result<Option<Option<String>>, ApiError> {
+    let Some(mut settings) = params.map("default_settings")? else {
+        return Ok(None);
+    };
+    let method = settings.clearable("default_payment_method")?;
+    settings.finish_rejecting(&UNSUPPORTED_SETTINGS)?;
+    Ok(method)
 }
 
 fn take_end_behavior(params: &mut Params) -> Result<Option<EndBehavior>, ApiError> {
@@ -62,6 +87,13 @@ pub fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
         .metadata
         .check_room(&schedule.metadata, "metadata")?;
     requested.metadata.apply(&mut schedule.metadata);
+    if let Some(method) = requested.default_payment_method {
+        if let Some(method) = &method {
+            let param = "default_settings[default_payment_method]";
+            payment_methods::check_owner(state, method, &schedule.customer, param)?;
+        }
+        schedule.default_payment_method = method;
+    }
     let old_start = schedule.current_phase().map(|phase| phase.start_secs);
     let mut ids = state.ids.clone();
     if let Some(given) = requested.phases {

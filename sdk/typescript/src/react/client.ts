@@ -2,7 +2,7 @@
 
 import { BillingError } from "../errors.js";
 import { newId } from "../ids.js";
-import { sleep, Transport, type Call } from "../transport.js";
+import { comesLater, sleep, Transport, type Call } from "../transport.js";
 import type {
   ActionRequired,
   Checkout,
@@ -204,7 +204,12 @@ export class BillingClient {
   async #changed(after: number, signal: AbortSignal): Promise<boolean> {
     const began = Date.now();
     const call: Call = { method: "GET", path: "/state", query: { after, wait: 25 }, signal, attempts: 1 };
-    const answer = await this.#transport.call<OrganizationState>(call).catch((error: unknown) => {
+    const answer = await this.#transport.call<OrganizationState>(call).catch(async (error: unknown) => {
+      // There is no room for one more that waits: it is asked, and waits again later.
+      if (comesLater(error)) {
+        await sleep(Math.max(error.retryAfterMs, 1_000) * (1 + Math.random() / 2), signal);
+        return this.#transport.call<OrganizationState>({ method: "GET", path: "/state", signal });
+      }
       // The service has an older database than before: what is known is no longer.
       if (!(error instanceof BillingError) || error.code !== "unknown_state_version") throw error;
       return this.#transport.call<OrganizationState>({ method: "GET", path: "/state", signal });

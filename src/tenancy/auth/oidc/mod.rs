@@ -20,9 +20,9 @@ use sqlx::postgres::PgPool;
 use subtle::ConstantTimeEq as _;
 
 use super::issued::{self, form, jwks};
-use super::login::{self, Session};
 use super::second_factor::sealed;
-use super::sessions::SignedInBy;
+use super::sessions::Way;
+use super::sign_in::{self, Session};
 use super::store::oidc::{self as store, Known};
 use super::{By, Role, store as auth_store};
 use crate::audit::{self, Client};
@@ -363,9 +363,9 @@ impl SingleSignOn {
             return Err(Failure::NoRole);
         };
         let account = auth_store::Account::operator(id, role);
-        let by = SignedInBy::Oidc;
-        let session = login::start_session(&mut tx, &account, role, by, client).await?;
-        login::enter_sign_in(&mut tx, &session, id, by, client).await?;
+        let way = Way::provider(&config.issuer);
+        let session = sign_in::start_session(&mut tx, &account, role, way, client).await?;
+        sign_in::enter_sign_in(&mut tx, &session, id, way, client).await?;
         tx.commit().await?;
         Ok(session)
     }

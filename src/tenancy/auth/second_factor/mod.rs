@@ -149,12 +149,14 @@ pub async fn reset_second_factor(
 ) -> Result<(User, bool), UserError> {
     let mut tx = WorkerTx::begin(pool).await?;
     let user = find(&mut tx, which).await?;
+    let chains = audit::lock_chains(tx.conn(), &[audit::OPERATORS]).await?;
+    store::lock_user(tx.conn(), user.id).await?;
     if !second_factors::delete(tx.conn(), user.id).await? {
         return Ok((user, false));
     }
     store::revoke_sessions_of(tx.conn(), user.id, None).await?;
     let after = json!({"secondFactor": false});
-    audit::record_one(&mut tx, entry(by, RESET, user.id, after)).await?;
+    audit::record(&mut tx, &chains, &[entry(by, RESET, user.id, after)]).await?;
     tx.commit().await?;
     Ok((user, true))
 }

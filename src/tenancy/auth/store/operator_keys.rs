@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Hash, operator};
+use crate::tenancy::auth::lists::Part;
 use crate::tenancy::auth::{DoubtfulKey, OperatorKey, Role};
 
 /// A valid operators' key.
@@ -103,12 +104,17 @@ pub async fn revoke(conn: &mut PgConnection, id: Uuid) -> Result<bool, sqlx::Err
     Ok(revoked.is_some())
 }
 
-/// Lists all operators' keys, oldest first.
-pub async fn list(conn: &mut PgConnection) -> Result<Vec<OperatorKey>, sqlx::Error> {
+/// Lists operators' keys, oldest first.
+pub async fn list(conn: &mut PgConnection, part: Part) -> Result<Vec<OperatorKey>, sqlx::Error> {
     let rows = sqlx::query!(
         "SELECT id, name, prefix, reads_only, created_by, created_at, expires_at, revoked_at,
                 last_used_at
-           FROM operator_api_keys ORDER BY created_at, id"
+           FROM operator_api_keys
+          WHERE $1::timestamptz IS NULL OR (created_at, id) > ($1, $2)
+          ORDER BY created_at, id LIMIT $3",
+        part.after.map(|(at, _)| at.to_sqlx()) as _,
+        part.after.map(|(_, id)| id),
+        part.limit
     )
     .fetch_all(conn)
     .await?;

@@ -142,12 +142,13 @@ pub async fn codes(
     Ok(found.collect())
 }
 
-pub async fn end(conn: &mut PgConnection, token: &Hash) -> Result<(), sqlx::Error> {
-    sqlx::query!(
+/// Ends a session; false if it has ended.
+pub async fn end(conn: &mut PgConnection, token: &Hash) -> Result<bool, sqlx::Error> {
+    let ended = sqlx::query!(
         "UPDATE portal_sessions SET ended_at = now() WHERE token_hash = $1 AND ended_at IS NULL",
         token
     )
     .execute(conn)
     .await?;
-    Ok(())
+    Ok(ended.rows_affected() > 0)
 }

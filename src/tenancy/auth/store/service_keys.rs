@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::Hash;
 use crate::tenancy::auth::ServiceKey;
+use crate::tenancy::auth::lists::Part;
 use crate::tenancy::names::FoundNames;
 
 /// A valid service key.
@@ -124,11 +125,16 @@ pub async fn revoke(conn: &mut PgConnection, id: Uuid) -> Result<bool, sqlx::Err
     Ok(revoked.is_some())
 }
 
-/// Lists all service keys, oldest first.
-pub async fn list(conn: &mut PgConnection) -> Result<Vec<ServiceKey>, sqlx::Error> {
+/// Lists service keys, oldest first.
+pub async fn list(conn: &mut PgConnection, part: Part) -> Result<Vec<ServiceKey>, sqlx::Error> {
     let rows = sqlx::query!(
         "SELECT id, name, prefix, scopes, created_at, expires_at, revoked_at, last_used_at
-           FROM service_api_keys ORDER BY created_at, id"
+           FROM service_api_keys
+          WHERE $1::timestamptz IS NULL OR (created_at, id) > ($1, $2)
+          ORDER BY created_at, id LIMIT $3",
+        part.after.map(|(at, _)| at.to_sqlx()) as _,
+        part.after.map(|(_, id)| id),
+        part.limit
     )
     .fetch_all(conn)
     .await?;

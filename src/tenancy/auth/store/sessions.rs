@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Hash, operator};
 use crate::audit::Client;
 use crate::tenancy::auth::Role;
-use crate::tenancy::auth::sessions::{OpenSession, SignedInBy, id_of};
+use crate::tenancy::auth::sessions::{OpenSession, Position, SignedInBy, id_of};
 
 /// A valid session.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub struct SessionRow {
     /// Whether `last_used_at` is out of date.
     pub stale: bool,
     pub signed_in_by: SignedInBy,
+    /// The identity provider, of a session that says so.
+    pub issuer: Option<String>,
 }
 
 /// A session unused for this long has ended.
@@ -39,7 +41,8 @@ pub async fn find(
         r#"SELECT s.token_hash, s.user_id, s.for_organization_id AS organization_id, u.operator,
                   u.operator_reads,
                   m.role AS "role?", o.archived_at IS NOT NULL AS "archived!",
-                  s.last_used_at < now() - interval '1 minute' AS "stale!", s.signed_in_by
+                  s.last_used_at < now() - interval '1 minute' AS "stale!", s.signed_in_by,
+                  s.issuer
              FROM user_sessions s
              JOIN users u ON u.id = s.user_id AND u.disabled_at IS NULL
              LEFT JOIN organization_members m
@@ -61,6 +64,7 @@ pub async fn find(
             archived: row.archived,
             stale: row.stale,
             signed_in_by: SignedInBy::named(row.signed_in_by.as_deref()),
+            issuer: row.issuer,
         };
         Some((Hash::try_from(row.token_hash.as_slice()).ok()?, session))
     });
@@ -96,59 +100,105 @@ pub struct NewSession<'a> {
     pub organization_id: Option<Uuid>,
     pub expires_at: Timestamp,
     pub signed_in_by: SignedInBy,
+    pub issuer: Option<&'a str>,
     pub client: &'a Client,
 }
 
 pub async fn insert(conn: &mut PgConnection, new: NewSession<'_>) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "WITH gone AS (DELETE FROM user_sessions WHERE expires_at < now() - interval '1 day')
+        "WITH old AS (
+           SELECT token_hash FROM user_sessions WHERE expires_at < now() - interval '1 day'
+            LIMIT 100 FOR UPDATE SKIP LOCKED
+         ), gone AS (
+           DELETE FROM user_sessions s USING old WHERE s.token_hash = old.token_hash
+         )
          INSERT INTO user_sessions
-           (token_hash, user_id, for_organization_id, expires_at, signed_in_by, ip_address, user_agent)
-         VALUES ($1, $2, $3, $4, $5, ($6::text)::inet, $7)",
+           (token_hash, user_id, for_organization_id, expires_at, signed_in_by, ip_address,
+            user_agent, issuer)
+         VALUES ($1, $2, $3, $4, $5, ($6::text)::inet, $7, $8)",
         new.token,
         new.user_id,
         new.organization_id,
         new.expires_at.to_sqlx() as _,
         new.signed_in_by.as_str(),
         new.client.ip.map(|ip| ip.to_string()),
-        new.client.user_agent
+        new.client.user_agent,
+        new.issuer
     )
     .execute(conn)
     .await?;
     Ok(())
 }
 
-/// A user's sessions that have not ended, the one that was used last first.
+/// A user's sessions that have not ended, the newest first, from behind a position on.
 pub async fn open(
     conn: &mut PgConnection,
     user_id: Uuid,
-) -> Result<Vec<(Hash, OpenSession)>, sqlx::Error> {
+    after: Option<&Position>,
+    limit: i64,
+) -> Result<Vec<OpenSession>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"SELECT token_hash, created_at, last_used_at, expires_at, signed_in_by,
+        r#"SELECT token_hash, created_at, last_used_at, expires_at, signed_in_by, issuer,
                   host(ip_address) AS ip_address, user_agent
              FROM user_sessions
             WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > now()
               AND last_used_at > now() - make_interval(secs => $2)
-            ORDER BY last_used_at DESC, created_at DESC, token_hash"#,
+              AND ($3::timestamptz IS NULL
+                   OR (created_at, left(encode(token_hash, 'hex'), 16)) < ($3, $4))
+            ORDER BY created_at DESC, left(encode(token_hash, 'hex'), 16) DESC LIMIT $5"#,
         user_id,
-        IDLE_SECS
+        IDLE_SECS,
+        after.map(|after| after.0.to_sqlx()) as _,
+        after.map(|after| after.1.as_str()),
+        limit
     )
     .fetch_all(conn)
     .await?;
     let open = rows.into_iter().filter_map(|row| {
         let hash = Hash::try_from(row.token_hash.as_slice()).ok()?;
-        let session = OpenSession {
+        Some(OpenSession {
             id: id_of(&hash),
+            order: hex::encode(&hash[..8]),
             signed_in_by: SignedInBy::named(row.signed_in_by.as_deref()).as_str(),
+            issuer: row.issuer,
             ip_address: row.ip_address,
             user_agent: row.user_agent,
             created_at: row.created_at.to_jiff(),
             last_used_at: row.last_used_at.to_jiff(),
             expires_at: row.expires_at.to_jiff(),
-        };
-        Some((hash, session))
+        })
     });
     Ok(open.collect())
+}
+
+/// How many sessions of a user have not ended.
+pub async fn count_open(conn: &mut PgConnection, user_id: Uuid) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT count(*) AS "open!" FROM user_sessions
+            WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > now()
+              AND last_used_at > now() - make_interval(secs => $2)"#,
+        user_id,
+        IDLE_SECS
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// The hashes of a user's sessions that have not ended.
+pub async fn open_hashes(conn: &mut PgConnection, user_id: Uuid) -> Result<Vec<Hash>, sqlx::Error> {
+    let rows = sqlx::query_scalar!(
+        "SELECT token_hash FROM user_sessions
+          WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > now()
+            AND last_used_at > now() - make_interval(secs => $2)",
+        user_id,
+        IDLE_SECS
+    )
+    .fetch_all(conn)
+    .await?;
+    let hashes = rows
+        .iter()
+        .filter_map(|hash| Hash::try_from(hash.as_slice()).ok());
+    Ok(hashes.collect())
 }
 
 /// Ends a session; false if there is none or it has ended.

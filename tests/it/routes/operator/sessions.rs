@@ -56,3 +56,54 @@ async fn a_users_sessions_are_listed_and_ended_at_once() {
     let (status, problem): (u16, Value) = desk.get(&nobody).await;
     assert_eq!((status, &problem["code"]), (404, &json!("not_found")));
 }
+
+#[tokio::test]
+async fn long_lists_of_sessions_and_keys_come_in_pages() {
+    let desk = Desk::open().await;
+    desk.service.token(desk.organization, Role::Owner).await;
+    let id = "SELECT user_id::text FROM organization_members";
+    let id = desk.service.db.value(id).await;
+    desk.service
+        .db
+        .execute(&format!(
+            "INSERT INTO user_sessions (token_hash, user_id, expires_at)
+               SELECT sha256(n::text::bytea), '{id}', now() + interval '1 hour'
+                 FROM generate_series(1, 60) n;
+             INSERT INTO operator_api_keys (id, name, prefix, key_hash, reads_only)
+               SELECT gen_random_uuid(), 'own', 'vco_', sha256(n::text::bytea), true
+                 FROM generate_series(1, 61) n;
+             INSERT INTO service_api_keys (id, name, prefix, key_hash, scopes)
+               SELECT gen_random_uuid(), 'service', 'vcs_', sha256(n::text::bytea), ARRAY['billing.read']
+                 FROM generate_series(1, 61) n;
+             INSERT INTO api_keys (organization_id, id, name, prefix, key_hash, scopes)
+               SELECT '{}', gen_random_uuid(), 'key', 'vck_', sha256(n::text::bytea), ARRAY['billing.read']
+                 FROM generate_series(1, 61) n",
+            desk.organization
+        ))
+        .await;
+    let of_organization = format!("/organizations/{}/api-keys", desk.organization);
+    for path in [
+        &*format!("/users/{id}/sessions"),
+        "/operator-keys",
+        "/service-keys",
+        &*of_organization,
+    ] {
+        let mut seen = std::collections::BTreeSet::new();
+        let mut query = "?limit=20".to_owned();
+        loop {
+            let (status, page) = desk.get(&format!("{path}{query}")).await;
+            assert_eq!(status, 200, "{path}: {page}");
+            let rows = page["data"].as_array().unwrap();
+            assert!(rows.len() <= 20, "{path}");
+            for row in rows {
+                let id = row["id"].as_str().unwrap().to_owned();
+                assert!(seen.insert(id), "{path}: twice");
+            }
+            match page["nextCursor"].as_str() {
+                Some(next) => query = format!("?limit=20&cursor={next}"),
+                None => break,
+            }
+        }
+        assert_eq!(seen.len(), 61, "{path}");
+    }
+}

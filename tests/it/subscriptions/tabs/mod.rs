@@ -4,6 +4,7 @@
 //! nothing was charged twice, and every charge has its audit entry.
 
 mod acts;
+mod columns;
 mod compare;
 
 use std::time::Duration;

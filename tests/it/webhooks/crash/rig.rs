@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -15,6 +14,7 @@ use tempfile::TempDir;
 use valuecanvas_billing::app::EMBEDDED;
 
 use crate::support::events::SECRET;
+use crate::support::ports::reserved;
 use crate::support::program;
 use crate::webhooks::workbench::PASS_TIME;
 
@@ -34,11 +34,8 @@ impl Rig {
         };
         // The server's user must get through.
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
-        // A port that is free, and that every service of this rig has.
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap();
+        // One that every service of this rig has.
+        let port = reserved();
         let mut rig = Self {
             base: format!("http://{port}"),
             address: port.to_string(),
