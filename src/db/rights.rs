@@ -88,10 +88,14 @@ pub const TABLES: &[OfTable] = &[
     ("billing_subscription_payments", KEEP, READ),
     ("billing_subscription_schedules", KEEP, READ),
     ("billing_subscriptions", KEEP, READ),
-    ("billing_revenue_balances", KEEP, NOTHING),
+    ("billing_revenue_balances", CHANGE, NOTHING),
     ("billing_revenue_journal", KEEP, NOTHING),
-    ("billing_revenue_months", KEEP, NOTHING),
-    ("billing_revenue_movements", APPEND, NOTHING),
+    ("billing_revenue_months", CHANGE, NOTHING),
+    (
+        "billing_revenue_movements",
+        &["SELECT", "INSERT", "DELETE"],
+        NOTHING,
+    ),
     ("catalogue_addons", KEEP, NOTHING),
     ("trial_cards", CHANGE, NOTHING),
     ("catalogue_metrics", KEEP, NOTHING),
@@ -122,6 +126,8 @@ pub const FUNCTIONS: &[&str] = &[
     "public.billing_audit_has_entry",
     "public.billing_audit_head_hash",
     "public.billing_usage_subscription",
+    "public.billing_monthly_amount",
+    "public.billing_untaxed_share",
 ];
 
 const SCHEMAS: [&str; 2] = ["public", "auth"];

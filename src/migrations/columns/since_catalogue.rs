@@ -326,4 +326,14 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
             ("billing_revenue_journal", "name ran_at compared_at"),
         ],
     ),
+    (
+        "20260130020000_revenue_terms",
+        &[
+            ("billing_subscriptions", "collection_paused"),
+            (
+                "billing_subscription_items",
+                "quantity_divide_by quantity_round tax_behavior included_tax_percent",
+            ),
+        ],
+    ),
 ];
