@@ -413,6 +413,7 @@ impl Starting<'_> {
             processor: self.processor()?,
             pressure: intake.pressure.clone(),
             stop: self.stop.clone(),
+            renew_every: bulk::RENEW_EVERY,
         })
     }
 

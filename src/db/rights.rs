@@ -44,7 +44,7 @@ pub const TABLES: &[OfTable] = &[
     ("webhook_dead_letter_queue", CHANGE, NOTHING),
     ("webhook_dead_letter_sources", CHANGE, NOTHING),
     ("webhook_rejections", CHANGE, NOTHING),
-    ("webhook_bulk_actions", KEEP, NOTHING),
+    ("webhook_bulk_actions", CHANGE, NOTHING),
     ("webhook_unclaimed_events", CHANGE, NOTHING),
     ("outbound_changes", CHANGE, NOTHING),
     ("outbound_endpoints", CHANGE, NOTHING),

@@ -107,6 +107,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260128030000", "quota_override_terms"),
     ("20260129010000", "business_figures"),
     ("20260130020000", "revenue_terms"),
+    ("20260130020100", "bulk_action_tries"),
 ];
 
 /// A migration and its state in the database.

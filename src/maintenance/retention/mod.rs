@@ -47,6 +47,7 @@ pub enum What {
     LoginThrottles,
     Rejections,
     JobRuns,
+    BulkActions,
     UsageAlerts,
     OutboundEvents,
     Reservations,
@@ -67,7 +68,7 @@ pub struct Rule {
 }
 
 /// All that retention removes. Payloads come before the events whose they are.
-pub const RULES: [Rule; 14] = [
+pub const RULES: [Rule; 15] = [
     Rule {
         what: What::WebhookPayloads,
         name: "webhook_payloads",
@@ -159,6 +160,14 @@ pub const RULES: [Rule; 14] = [
         days: |kept| kept.session_days,
         batch: 1_000,
         indexes: &["billing_job_runs_time_idx"],
+    },
+    Rule {
+        what: What::BulkActions,
+        name: "webhook_bulk_actions",
+        setting: "RETENTION_SESSION_DAYS",
+        days: |kept| kept.session_days,
+        batch: 1_000,
+        indexes: &["webhook_bulk_actions_ended_idx"],
     },
     Rule {
         what: What::UsageAlerts,
@@ -414,6 +423,7 @@ async fn batch(
         What::LoginThrottles => store::login_throttles(conn, before, limit).await?,
         What::Rejections => store::rejections(conn, before, limit).await?,
         What::JobRuns => store::job_runs(conn, before, limit).await?,
+        What::BulkActions => store::bulk_actions(conn, before, limit).await?,
         What::UsageAlerts => store::usage_alerts(conn, before, limit).await?,
         What::OutboundEvents => store::outbound_events(conn, before, limit).await?,
         What::Reservations => store::reservations(conn, before, limit).await?,

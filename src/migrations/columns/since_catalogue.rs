@@ -336,4 +336,8 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
             ),
         ],
     ),
+    (
+        "20260130020100_bulk_action_tries",
+        &[("webhook_bulk_actions", "requested_by_key tries last_error")],
+    ),
 ];
