@@ -108,6 +108,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260129010000", "business_figures"),
     ("20260130020000", "revenue_terms"),
     ("20260130020100", "bulk_action_tries"),
+    ("20260130020200", "figures_lists"),
 ];
 
 /// A migration and its state in the database.

@@ -1,15 +1,16 @@
 //! SQL of the views in schema `reporting`, and of the journal.
 
+mod customers;
 pub mod journal;
+
+pub use customers::customers;
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::figures::{
-    Customer, CustomerCount, Month, Movement, Owed, Place, Revenue, Trials, Used,
-};
+use super::figures::{CustomerCount, Month, Movement, Owed, Place, Revenue, Trials, Used};
 
 /// Until when movements are booked.
 pub async fn booked_until(conn: &mut PgConnection) -> Result<Option<Timestamp>, sqlx::Error> {
@@ -114,36 +115,6 @@ pub async fn customer_counts(conn: &mut PgConnection) -> Result<Vec<CustomerCoun
         CustomerCount,
         r#"SELECT plan_tier AS "plan_tier!", standing AS "standing!", count(*) AS "organizations!"
              FROM reporting.customers GROUP BY 1, 2 ORDER BY 1, 2"#
-    )
-    .fetch_all(conn)
-    .await
-}
-
-/// Organizations of a standing after an id. Those that are few are found by what makes them so.
-pub async fn customers(
-    conn: &mut PgConnection,
-    standing: &str,
-    after: Uuid,
-    limit: i64,
-) -> Result<Vec<Customer>, sqlx::Error> {
-    sqlx::query_as!(
-        Customer,
-        r#"SELECT c.organization_id AS "organization_id!", c.name AS "name!", c.external_id,
-                  c.plan_tier AS "plan_tier!", c.standing AS "standing!",
-                  (SELECT coalesce(json_agg(json_build_object('currency', b.currency,
-                                                              'mrrAmount', b.amount)
-                                            ORDER BY b.currency), '[]')
-                     FROM billing_revenue_balances b
-                    WHERE b.organization_id = c.organization_id AND b.amount > 0) AS "pays!"
-             FROM reporting.customers c
-            WHERE c.standing = $1 AND c.organization_id > $2
-              AND ($1 NOT IN ('past_due', 'trialing') OR c.organization_id IN (
-                    SELECT s.organization_id FROM billing_subscriptions s
-                     WHERE s.status IN ('trialing', 'past_due', 'unpaid')))
-            ORDER BY c.organization_id LIMIT $3"#,
-        standing,
-        after,
-        limit
     )
     .fetch_all(conn)
     .await
