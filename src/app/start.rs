@@ -25,6 +25,7 @@ use crate::config::{ServeConfig, SigningSecret, StripeConfig};
 use crate::features;
 use crate::http_client;
 use crate::limits;
+use crate::metering::denials::Denials;
 use crate::metering::enforcement::{Agents, Calls, RENEW_EVERY};
 use crate::metering::ledger::{self, Ledger, Rules};
 use crate::metering::usage;
@@ -101,6 +102,7 @@ pub async fn start(
         catalogue: catalogue.clone(),
         in_stripe,
         ledger: metering.ledger.clone(),
+        denials: metering.agents.usage.denials.clone(),
         subscriptions: subscriptions.clone(),
         bulk: starting.bulk_actions(&intake)?,
         reads: Arc::new(Reads {
@@ -246,6 +248,7 @@ impl Starting<'_> {
         let agents = Agents {
             usage: Usage {
                 ledger: ledger.clone(),
+                denials: Denials::default(),
                 catalogue: self.catalogue.clone(),
                 offload: usage::Offload::default(),
                 stored: usage::Stored::new(self.pools.credentials.clone()),

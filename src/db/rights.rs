@@ -26,6 +26,7 @@ pub const TABLES: &[OfTable] = &[
     ("usage_reservations", CHANGE, READ),
     ("usage_pending_levels", CHANGE, READ),
     ("usage_alerts", CHANGE, READ),
+    ("usage_denials", CHANGE, NOTHING),
     ("usage_quotas", CHANGE, READ),
     ("usage_quota_overrides", CHANGE, READ),
     ("effective_usage_quotas", READ, READ),

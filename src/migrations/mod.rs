@@ -109,6 +109,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260130020000", "revenue_terms"),
     ("20260130020100", "bulk_action_tries"),
     ("20260130020200", "figures_lists"),
+    ("20260130020300", "usage_denials"),
 ];
 
 /// A migration and its state in the database.

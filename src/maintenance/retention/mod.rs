@@ -51,6 +51,7 @@ pub enum What {
     UsageAlerts,
     OutboundEvents,
     Reservations,
+    Denials,
 }
 
 /// What is removed, after how long, and how much of it at a time.
@@ -68,7 +69,7 @@ pub struct Rule {
 }
 
 /// All that retention removes. Payloads come before the events whose they are.
-pub const RULES: [Rule; 15] = [
+pub const RULES: [Rule; 16] = [
     Rule {
         what: What::WebhookPayloads,
         name: "webhook_payloads",
@@ -192,6 +193,14 @@ pub const RULES: [Rule; 15] = [
         days: |kept| kept.session_days,
         batch: 1_000,
         indexes: &["usage_reservations_settled_idx"],
+    },
+    Rule {
+        what: What::Denials,
+        name: "usage_denials",
+        setting: "RETENTION_SESSION_DAYS",
+        days: |kept| kept.session_days,
+        batch: 1_000,
+        indexes: &["usage_denials_time_idx"],
     },
 ];
 
@@ -427,6 +436,7 @@ async fn batch(
         What::UsageAlerts => store::usage_alerts(conn, before, limit).await?,
         What::OutboundEvents => store::outbound_events(conn, before, limit).await?,
         What::Reservations => store::reservations(conn, before, limit).await?,
+        What::Denials => store::denials(conn, before, limit).await?,
     };
     Ok((rows, rows >= limit.unsigned_abs()))
 }

@@ -340,4 +340,12 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
         "20260130020100_bulk_action_tries",
         &[("webhook_bulk_actions", "requested_by_key tries last_error")],
     ),
+    (
+        "20260130020300_usage_denials",
+        &[(
+            "usage_denials",
+            "organization_id id request_id denied_at reason metric feature usage quota \
+             grace_expires_at",
+        )],
+    ),
 ];
