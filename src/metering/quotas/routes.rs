@@ -249,6 +249,9 @@ impl From<SetError> for Problem {
             SetError::OverLimitOfPlan => invalid("invalid_limit"),
             SetError::NoRate { .. } => invalid("overage_without_rate"),
             SetError::Reason => invalid("invalid_reason"),
+            SetError::Changed => {
+                Self::new(axum::http::StatusCode::CONFLICT, "override_changed", text)
+            }
             SetError::Past(_) | SetError::EndOfPlan => invalid("invalid_time"),
         }
     }
