@@ -8,8 +8,8 @@ use axum::response::Response;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::screen::entry::{Entry, Input, RowForm};
-use super::screen::{Block, Cell, Form, Grid, Refusal, Screen, Tone};
+use super::screen::entry::RowForm;
+use super::screen::{Block, Cell, Field, Form, Grid, Refusal, Screen, Tone};
 use super::session::{Acting, Posted, Signed, led_to};
 use super::webhooks::{button, notice, unknown_act};
 use super::{Console, account};
@@ -196,18 +196,17 @@ fn new_key(signed: &Signed) -> Block {
         ("operator", "operator: does everything"),
     ];
     let lasts = LASTS.map(|(value, name, _)| (value, name)).to_vec();
-    Block::Entry(Entry {
+    Block::Form(Form {
         title: "Make an operators' key".to_owned(),
         text: "It is shown once.".to_owned(),
         action: PATH.to_owned(),
-        csrf: signed.session.form_token(),
-        hidden: Vec::new(),
-        inputs: vec![
-            Input::text("name", "Name").hint("By which it is recognized."),
-            Input::choice("role", "Role", roles),
-            Input::choice("lasts", "It lasts", lasts),
+        fields: vec![
+            Field::asked("name", "Name").hint("By which it is recognized."),
+            Field::choice("role", "Role", roles),
+            Field::choice("lasts", "It lasts", lasts),
         ],
-        button: button("create-key", "Make it", Tone::Main),
+        buttons: vec![button("create-key", "Make it", Tone::Main)],
+        ..Form::default()
     })
 }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::organizations::{PATH, page_of};
 use super::query::part;
-use super::screen::{Block, Cell, Edit, Field, Form, Refusal, Screen, Tone};
+use super::screen::{Block, Cell, Field, Form, Refusal, Screen, Tone};
 use super::session::{Acting, Fields, Posted, Signed, led_to};
 use super::webhooks::{button, notice, unknown_act};
 use super::{Console, explained};
@@ -305,18 +305,17 @@ fn form(of: &Of, now: &Now, typed: &Typed) -> Block {
     if now.is_overridden {
         buttons.push(button("unset", "Return to the plan's", Tone::Bad));
     }
-    Block::Edit(Edit {
-        form: Form {
-            title: "Override".to_owned(),
-            text: "It holds from the next request on, whatever the plan says. The reason is for \
+    Block::Form(Form {
+        title: "Override".to_owned(),
+        text: "It holds from the next request on, whatever the plan says. The reason is for \
                    the audit log, and for the next operator; so is one for returning to the plan's."
-                .to_owned(),
-            action: of.address(),
-            hidden: vec![("seen", now.seen())],
-            buttons,
-            back: Some(page_of(of.organization)),
-        },
+            .to_owned(),
+        action: of.address(),
+        hidden: vec![("seen", now.seen())],
+        buttons,
+        back: Some(page_of(of.organization)),
         fields,
+        ..Form::default()
     })
 }
 
