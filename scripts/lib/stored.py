@@ -2,11 +2,13 @@
 millions of events. Each is asked several times; none may take longer than LIMIT_MS, and none may read a large table
 from end to end, which is counted by PostgreSQL itself (pg_stat_user_tables.seq_tup_read)."""
 
+import http.cookiejar
 import json
 import statistics
 import subprocess
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 
 LIMIT_MS = 100
@@ -23,10 +25,27 @@ COMMANDS = [
     "grace-periods list --active", "grace-periods cleanup --older-than-days 30",
     "audit list --organization {organization}", "audit list", "users list --organization {organization}",
     "api-keys list --organization {organization}", "usage alerts", "plans list", "migrate status", "retention run",
-    "status",
+    "status", "figures show", "figures months", "figures standings", "explain --organization {organization}",
+    "explain --organization {organization} --metric api_calls",
 ]
 # What a command lists whole, it reads whole.
 LISTS_ALL = {"organizations list"}
+# The pages of the console that are read, and their filters.
+CONSOLE = [
+    "", "/webhooks", "/webhooks?status=processed", "/webhooks?type=charge.dispute.created", "/webhooks?org={organization}",
+    "/webhooks/{event}", "/dead-letters", "/dead-letters?type=invoice.paid", "/dead-letters?org={organization}",
+    "/bulk-actions", "/organizations", "/organizations?query=ext_7", "/organizations/{organization}",
+    "/organizations/{organization}/timeline", "/organizations/{organization}/timeline?kind=stripe_event",
+    "/organizations/{organization}/timeline?kind=dead_letter", "/organizations/{organization}/quotas/api_calls",
+    "/organizations/{organization}/features/sso", "/explain?org={organization}",
+    "/explain?org={organization}&metric=api_calls", "/explain?invoice=in_7_2", "/explain?request=req_7", "/events-out",
+    "/events-out/deliveries", "/plans", "/figures", "/figures/movements", "/figures/movements?kind=churn",
+    "/figures/customers?standing=paying", "/figures/customers?standing=past_due",
+    "/figures/customers?standing=trialing", "/figures/customers?standing=free", "/audit-log",
+    "/audit-log?org={organization}", "/operators", "/account",
+]
+# The customers' pages.
+PORTAL = ["", "/plans", "/invoices", "/invoices/in_7_2", "/payment-methods", "/activity"]
 
 
 def seed(postgres, root, events, organizations):
@@ -105,6 +124,29 @@ def ask(base, path, token):
         return error.code, error.read()
 
 
+class Browser:
+    """Keeps cookies, and signs in by the form of the page."""
+
+    def __init__(self, base):
+        self.base = base
+        cookies = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar())
+        self.opener = urllib.request.build_opener(cookies)
+
+    def get(self, path):
+        request = urllib.request.Request(self.base + path, headers={"Accept": "text/html"})
+        try:
+            with self.opener.open(request, timeout=60) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode(errors="replace")
+
+    def sign_in(self, path, email):
+        csrf = self.get(path)[1].split('name="csrf" value="')[1].split('"')[0]
+        form = urllib.parse.urlencode({"csrf": csrf, "email": email, "password": PASSWORD})
+        with self.opener.open(urllib.request.Request(self.base + path, form.encode()), timeout=60) as answer:
+            assert "sign-in" not in answer.url, answer.url
+
+
 def token(base, email):
     body = json.dumps({"email": email, "password": PASSWORD}).encode()
     request = urllib.request.Request(f"{base}/api/auth/login", body, {"Content-Type": "application/json"})
@@ -168,6 +210,17 @@ def measure(postgres, program, service, base, events, organizations):
                 skipped.append(f"{filled}: {status} {body[:80].decode(errors='replace')}")
                 continue
             figures.measure("GET " + filled.replace(organization, "ORG"), lambda: ask(base, filled, credential))
+        for at, sign_in, pages in (("bench-op@example.com", "/console", CONSOLE),
+                                   ("bench-owner@example.com", "/portal", PORTAL)):
+            browser = Browser(base)
+            browser.sign_in(f"{sign_in}/sign-in", at)
+            for page in pages:
+                filled = sign_in + page.format(**values)
+                status, body = browser.get(filled)
+                if status != 200:
+                    skipped.append(f"{filled}: {status} {body[:80]}")
+                    continue
+                figures.measure(filled.replace(organization, "ORG"), lambda: browser.get(filled))
         # From the fifth within a second on, scrapes share an answer.
         figures.measure("GET /metrics, anew", lambda: ask(base, "/metrics", None), lambda: time.sleep(1.05))
         for line in skipped:
