@@ -11,6 +11,7 @@ use billing_domain::money;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+pub use lists::Standings;
 pub use lists::{CUSTOMERS, CUSTOMERS_CSV, MOVEMENTS, MOVEMENTS_CSV};
 pub use lists::{customers, customers_csv, movements, movements_csv};
 
