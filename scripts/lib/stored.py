@@ -2,14 +2,14 @@
 millions of events. Each is asked several times; none may take longer than LIMIT_MS, and none may read a large table
 from end to end, which is counted by PostgreSQL itself (pg_stat_user_tables.seq_tup_read)."""
 
-import http.cookiejar
 import json
 import statistics
 import subprocess
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
+
+from browser import Browser
 
 LIMIT_MS = 100
 ROUNDS = 7
@@ -124,29 +124,6 @@ def ask(base, path, token):
         return error.code, error.read()
 
 
-class Browser:
-    """Keeps cookies, and signs in by the form of the page."""
-
-    def __init__(self, base):
-        self.base = base
-        cookies = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar())
-        self.opener = urllib.request.build_opener(cookies)
-
-    def get(self, path):
-        request = urllib.request.Request(self.base + path, headers={"Accept": "text/html"})
-        try:
-            with self.opener.open(request, timeout=60) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode(errors="replace")
-
-    def sign_in(self, path, email):
-        csrf = self.get(path)[1].split('name="csrf" value="')[1].split('"')[0]
-        form = urllib.parse.urlencode({"csrf": csrf, "email": email, "password": PASSWORD})
-        with self.opener.open(urllib.request.Request(self.base + path, form.encode()), timeout=60) as answer:
-            assert "sign-in" not in answer.url, answer.url
-
-
 def token(base, email):
     body = json.dumps({"email": email, "password": PASSWORD}).encode()
     request = urllib.request.Request(f"{base}/api/auth/login", body, {"Content-Type": "application/json"})
@@ -213,7 +190,7 @@ def measure(postgres, program, service, base, events, organizations):
         for at, sign_in, pages in (("bench-op@example.com", "/console", CONSOLE),
                                    ("bench-owner@example.com", "/portal", PORTAL)):
             browser = Browser(base)
-            browser.sign_in(f"{sign_in}/sign-in", at)
+            browser.sign_in(f"{sign_in}/sign-in", at, PASSWORD)
             for page in pages:
                 filled = sign_in + page.format(**values)
                 status, body = browser.get(filled)
