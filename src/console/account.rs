@@ -79,10 +79,10 @@ async fn screen(
                 "You sign in by the identity provider",
                 "Password and second factor are there.",
             )],
-            (true, Some(factor)) => in_use(signed, factor),
+            (true, Some(factor)) => in_use(factor),
             (true, None) => vec![none_yet()],
         })
-        .with_all(password.then(|| new_password(signed))))
+        .with_all(password.then(new_password)))
 }
 
 fn none_yet() -> Block {
@@ -98,7 +98,7 @@ fn none_yet() -> Block {
     }
 }
 
-fn in_use(signed: &Signed, factor: SecondFactor) -> Vec<Block> {
+fn in_use(factor: SecondFactor) -> Vec<Block> {
     let left = factor.recovery_codes;
     let tone = if left < 3 { Tone::Warn } else { Tone::Plain };
     let codes = Form {
@@ -135,7 +135,7 @@ fn in_use(signed: &Signed, factor: SecondFactor) -> Vec<Block> {
     ]
 }
 
-fn new_password(signed: &Signed) -> Block {
+fn new_password() -> Block {
     Block::Form(Form {
         title: "Change your password".to_owned(),
         text: "Your other sessions end.".to_owned(),

@@ -83,7 +83,7 @@ async fn screen(
             empty: "There are none.",
             next: None,
         }))
-        .with_all(signed.may_act().then(|| new_key(signed)))
+        .with_all(signed.may_act().then(new_key))
         .with(Block::Grid(Grid {
             title: "Service keys".to_owned(),
             note: Some("The product's: `valuecanvas-billing api-keys create --service` makes one.".to_owned()),
@@ -190,7 +190,7 @@ fn service_key(signed: &Signed, key: &ServiceKey) -> Vec<Cell> {
     ]
 }
 
-fn new_key(signed: &Signed) -> Block {
+fn new_key() -> Block {
     let roles = vec![
         ("operator.read", "operator.read: looks, and changes nothing"),
         ("operator", "operator: does everything"),
@@ -277,6 +277,7 @@ fn ask(kind: &str, id: Uuid) -> Block {
         hidden: vec![("kind", kind.to_owned()), ("key", id.to_string())],
         buttons: vec![button("revoke-key", "Revoke it", Tone::Bad)],
         back: Some(PATH.to_owned()),
+        ..Form::default()
     })
 }
 

@@ -64,7 +64,7 @@ pub async fn complete_terms(
     let items: Vec<_> = states
         .iter()
         .flat_map(|(organization, state)| {
-            state.shown.items.iter().map(|item| {
+            state.shown.items.iter().map(move |item| {
                 json!({
                     "organization_id": organization, "stripe_subscription_id": state.shown.id,
                     "stripe_subscription_item_id": item.id,
