@@ -8,7 +8,6 @@ pub use customers::customers;
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
 use sqlx::PgConnection;
-use uuid::Uuid;
 
 use super::figures::{CustomerCount, Month, Movement, Owed, Place, Revenue, Trials, Used};
 

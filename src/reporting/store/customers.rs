@@ -63,7 +63,7 @@ pub async fn customers(
             after,
             limit,
             "(WITH RECURSIVE walk AS (
-                SELECT $2::uuid AS organization_id, 0 AS found, false AS stands
+                SELECT $2::uuid AS organization_id, 0::bigint AS found, false AS stands
                 UNION ALL
                 SELECT next.organization_id, walk.found + next.stands::integer, next.stands
                   FROM walk
