@@ -65,6 +65,11 @@ INSERT INTO billing_payment_methods (
          'evt_pm_' || n, ARRAY['evt_pm_' || n]
     FROM generate_series(1, :organizations) n;
 
+INSERT INTO usage_denials (organization_id, id, request_id, denied_at, reason, metric, usage, quota)
+  SELECT md5('org' || n)::uuid, gen_random_uuid(), 'req_' || n, now() - n * interval '1 second', 'QUOTA_EXCEEDED',
+         'api_calls', 40, 40
+    FROM generate_series(1, :organizations) n;
+
 -- Seven in a hundred events wait for their next attempt, failed once, or are of a
 -- rare type; those of more than 90 days ago have lost their payload.
 -- Indexes are made faster once the rows are there.

@@ -9,6 +9,8 @@ import time
 import urllib.error
 import urllib.request
 
+from browser import Browser
+
 LIMIT_MS = 100
 ROUNDS = 7
 PASSWORD = "correct horse battery staple"
@@ -23,10 +25,27 @@ COMMANDS = [
     "grace-periods list --active", "grace-periods cleanup --older-than-days 30",
     "audit list --organization {organization}", "audit list", "users list --organization {organization}",
     "api-keys list --organization {organization}", "usage alerts", "plans list", "migrate status", "retention run",
-    "status",
+    "status", "figures show", "figures months", "figures standings", "explain --organization {organization}",
+    "explain --organization {organization} --metric api_calls",
 ]
-# What a command lists whole, it reads whole.
-LISTS_ALL = {"organizations list"}
+# What is listed or counted whole is read whole.
+LISTS_ALL = {"organizations list", "figures standings", "GET /api/operator/figures/standings"}
+# The pages of the console that are read, and their filters.
+CONSOLE = [
+    "", "/webhooks", "/webhooks?status=processed", "/webhooks?type=charge.dispute.created", "/webhooks?org={organization}",
+    "/webhooks/{event}", "/dead-letters", "/dead-letters?type=invoice.paid", "/dead-letters?org={organization}",
+    "/bulk-actions", "/organizations", "/organizations?query=ext_7", "/organizations/{organization}",
+    "/organizations/{organization}/timeline", "/organizations/{organization}/timeline?kind=stripe_event",
+    "/organizations/{organization}/timeline?kind=dead_letter", "/organizations/{organization}/quotas/api_calls",
+    "/organizations/{organization}/features/sso", "/explain?org={organization}",
+    "/explain?org={organization}&metric=api_calls", "/explain?invoice=in_7_2", "/explain?request=req_7", "/events-out",
+    "/events-out/deliveries", "/plans", "/figures", "/figures/movements", "/figures/movements?kind=churn",
+    "/figures/customers?standing=paying", "/figures/customers?standing=past_due",
+    "/figures/customers?standing=trialing", "/figures/customers?standing=free", "/audit-log",
+    "/audit-log?org={organization}", "/operators", "/account",
+]
+# The customers' pages.
+PORTAL = ["", "/plans", "/invoices", "/invoices/in_7_2", "/payment-methods", "/activity"]
 
 
 def seed(postgres, root, events, organizations):
@@ -168,6 +187,17 @@ def measure(postgres, program, service, base, events, organizations):
                 skipped.append(f"{filled}: {status} {body[:80].decode(errors='replace')}")
                 continue
             figures.measure("GET " + filled.replace(organization, "ORG"), lambda: ask(base, filled, credential))
+        for at, sign_in, pages in (("bench-op@example.com", "/console", CONSOLE),
+                                   ("bench-owner@example.com", "/portal", PORTAL)):
+            browser = Browser(base)
+            browser.sign_in(f"{sign_in}/sign-in", at, PASSWORD)
+            for page in pages:
+                filled = sign_in + page.format(**values)
+                status, body = browser.get(filled)
+                if status != 200:
+                    skipped.append(f"{filled}: {status} {body[:80]}")
+                    continue
+                figures.measure(filled.replace(organization, "ORG"), lambda: browser.get(filled))
         # From the fifth within a second on, scrapes share an answer.
         figures.measure("GET /metrics, anew", lambda: ask(base, "/metrics", None), lambda: time.sleep(1.05))
         for line in skipped:

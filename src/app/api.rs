@@ -12,7 +12,7 @@ use super::health::{self, Probes, Scrapes};
 use crate::catalogue::routes::Plans;
 use crate::catalogue::{self, Catalogue, CatalogueError};
 use crate::config::OutboundConfig;
-use crate::console::{self, Console, Verdicts};
+use crate::console::{self, Console, Standings, Verdicts};
 use crate::explain::{self, routes::Explaining};
 use crate::features::routes::FeatureState;
 use crate::metering::enforcement::{Agents, ForwardAuth};
@@ -193,6 +193,7 @@ impl Api {
                 Box::pin(async move { readiness.reasons().await })
             }),
             verdicts: Verdicts::default(),
+            standings: Standings::default(),
             verifying: Semaphore::new(1),
         }
     }

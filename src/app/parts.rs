@@ -17,6 +17,7 @@ use crate::config::ServeConfig;
 use crate::db;
 use crate::features;
 use crate::maintenance::retention;
+use crate::metering::denials::{self, Denials};
 use crate::metering::ledger::{self, Ledger};
 use crate::metering::{grace, quotas};
 use crate::migrations::Gate;
@@ -52,6 +53,8 @@ pub struct Parts {
     /// Whether Stripe charges.
     pub in_stripe: bool,
     pub ledger: Ledger,
+    /// Refused uses that wait to be stored.
+    pub denials: Denials,
     pub subscriptions: Subscriptions,
     /// For what operators do with all events that match.
     pub bulk: bulk::Running,
@@ -98,6 +101,14 @@ impl Parts {
                 subscriptions::check_vanished(&pool, &catalogue).await?;
                 catalogue.record_versions(&pool, in_stripe).await?;
                 Ok::<_, VanishedPlans>(Next::Never)
+            }
+        });
+        let (pool, waiting) = (self.pool.clone(), self.denials.clone());
+        self.writing(background, "refused uses", denials::PERIOD, move || {
+            let (pool, waiting) = (pool.clone(), waiting.clone());
+            async move {
+                let stored = waiting.store(&pool).await;
+                stored.map(|()| Next::AfterPeriod)
             }
         });
         if serve.worker_concurrency == 0 {

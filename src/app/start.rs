@@ -26,6 +26,7 @@ use crate::config::{ServeConfig, SigningSecret, StripeConfig};
 use crate::features;
 use crate::http_client;
 use crate::limits;
+use crate::metering::denials::Denials;
 use crate::metering::enforcement::{Agents, Calls, RENEW_EVERY};
 use crate::metering::ledger::{self, Ledger, Rules};
 use crate::metering::usage;
@@ -103,6 +104,7 @@ pub async fn start(
         catalogue: catalogue.clone(),
         in_stripe,
         ledger: metering.ledger.clone(),
+        denials: metering.agents.usage.denials.clone(),
         subscriptions: subscriptions.clone(),
         bulk: starting.bulk_actions(&intake)?,
         reads: Arc::new(Reads {
@@ -248,6 +250,7 @@ impl Starting<'_> {
         let agents = Agents {
             usage: Usage {
                 ledger: ledger.clone(),
+                denials: Denials::default(),
                 catalogue: self.catalogue.clone(),
                 offload: usage::Offload::default(),
                 stored: usage::Stored::new(self.pools.credentials.clone()),
@@ -420,6 +423,7 @@ impl Starting<'_> {
             processor: self.processor()?,
             pressure: intake.pressure.clone(),
             stop: self.stop.clone(),
+            renew_every: bulk::RENEW_EVERY,
         })
     }
 

@@ -19,9 +19,13 @@ use crate::metering::ledger::Rules;
 #[derive(Debug, Args)]
 pub struct Explain {
     /// A webhook event (evt_…) or an invoice (in_…).
-    #[arg(value_name = "EVT|INVOICE", required_unless_present = "organization",
+    #[arg(value_name = "EVT|INVOICE", required_unless_present_any = ["organization", "request_id"],
           conflicts_with_all = ["organization", "metric", "feature", "at"])]
     subject: Option<String>,
+    /// The `X-Request-Id` of an answer that refused a use.
+    #[arg(long, value_name = "ID",
+          conflicts_with_all = ["subject", "organization", "metric", "feature", "at"])]
+    request_id: Option<String>,
     /// The organization whose plan is explained, or a metric or feature of it.
     #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
     organization: Option<String>,
@@ -51,16 +55,17 @@ impl Explain {
         };
         on_database(&config, async |database| {
             let pool = db::pool(database.service.clone(), 1);
-            let question = match (self.subject, &self.organization) {
-                (Some(id), _) if id.starts_with("in_") => Question::Invoice(id),
-                (Some(id), _) if id.starts_with("evt_") => Question::Event(id),
-                (Some(id), _) => {
+            let question = match (self.request_id, self.subject, &self.organization) {
+                (Some(id), _, _) => Question::Denial(id),
+                (None, Some(id), _) if id.starts_with("in_") => Question::Invoice(id),
+                (None, Some(id), _) if id.starts_with("evt_") => Question::Event(id),
+                (None, Some(id), _) => {
                     return Err(Failure::usage(format!(
                         "{id:?} is neither an event (evt_…) nor an invoice (in_…); for an \
                          organization, say --organization"
                     )));
                 }
-                (None, named) => {
+                (None, None, named) => {
                     let named = named.as_deref().unwrap_or_default();
                     let organization_id = organization::found(&pool, named).await?;
                     let at = self.at;

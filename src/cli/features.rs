@@ -180,6 +180,7 @@ impl From<SetError> for Failure {
             SetError::Feature(problem) => Self::usage(format!("--feature: {problem}")),
             SetError::Value(problem) => Self::usage(format!("--value: {problem}")),
             SetError::Reason => Self::usage(format!("--reason: {error}")),
+            SetError::Changed => Self::failed(error.to_string()),
             SetError::Past(_) => Self::usage(format!("--expires-at: {error}")),
         }
     }

@@ -3,6 +3,7 @@
 use billing_domain::money;
 use clap::Subcommand;
 use jiff::Timestamp;
+use serde::Serialize;
 
 use super::Failure;
 use super::database::on_database;
@@ -21,6 +22,14 @@ pub enum Figures {
     },
     /// How many organizations pay, are past due, try or are free, by plan.
     Standings {
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Write the journal of recurring revenue anew, from the events that are still stored.
+    Rebuild {
+        /// Accept that what is older than the stored events is dated by when subscriptions began.
+        #[arg(long, required = true)]
+        yes: bool,
         #[command(flatten)]
         format: Format,
     },
@@ -43,6 +52,15 @@ impl Figures {
         let config = global.database()?;
         on_database(&config, async |database| {
             let pool = db::pool(database.service.clone(), 1);
+            if let Self::Rebuild { format, .. } = self {
+                let Some(movements) = journal::rebuild(&pool).await? else {
+                    return Err(Failure::failed(
+                        "another process books just now: run it again",
+                    ));
+                };
+                let rebuilt = Rebuilt { movements };
+                return format.print(&rebuilt, |one| counted(one.movements, "movement"));
+            }
             // `serve` may not run: what moved since is booked first.
             journal::run(&pool).await?;
             let now = Timestamp::now();
@@ -52,6 +70,7 @@ impl Figures {
                     let read = figures::read(tx.conn(), now).await?;
                     format.print(&read, describe)
                 }
+                Self::Rebuild { .. } => Ok(()),
                 Self::Standings { format } => {
                     let counts = figures::standings(tx.conn()).await?;
                     format.print(&counts, |counts| describe_standings(counts))
@@ -70,6 +89,12 @@ impl Figures {
         })
         .await
     }
+}
+
+/// What was booked anew.
+#[derive(Serialize)]
+struct Rebuilt {
+    movements: i64,
 }
 
 fn describe(read: &figures::Figures) -> String {

@@ -147,7 +147,9 @@ impl From<SetError> for Failure {
             | SetError::EndOfPlan
             | SetError::Reason
             | SetError::Past(_) => Self::usage(error.to_string()),
-            SetError::Organization(_) | SetError::Erased(_) => Self::failed(error.to_string()),
+            SetError::Organization(_) | SetError::Erased(_) | SetError::Changed => {
+                Self::failed(error.to_string())
+            }
         }
     }
 }

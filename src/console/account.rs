@@ -8,8 +8,8 @@ use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::Console;
-use super::screen::entry::{Entry, Input, Picture};
-use super::screen::{Block, Cell, Form, Refusal, Screen, Tone};
+use super::screen::entry::Picture;
+use super::screen::{Block, Cell, Field, Form, Refusal, Screen, Tone};
 use super::session::{Fields, Posted, Signed, led_to};
 use super::session_list::{self, SessionQuery, ended_already};
 use super::webhooks::{button, notice, unknown_act};
@@ -89,10 +89,10 @@ async fn screen(
                 "You sign in by the identity provider",
                 "Password and second factor are there.",
             )],
-            (true, Some(factor)) => in_use(signed, factor),
+            (true, Some(factor)) => in_use(factor),
             (true, None) => vec![none_yet()],
         })
-        .with_all(password.then(|| new_password(signed))))
+        .with_all(password.then(new_password)))
 }
 
 fn none_yet() -> Block {
@@ -108,30 +108,28 @@ fn none_yet() -> Block {
     }
 }
 
-fn in_use(signed: &Signed, factor: SecondFactor) -> Vec<Block> {
+fn in_use(factor: SecondFactor) -> Vec<Block> {
     let left = factor.recovery_codes;
     let tone = if left < 3 { Tone::Warn } else { Tone::Plain };
-    let codes = Entry {
+    let codes = Form {
         title: "New recovery codes".to_owned(),
         text: "Those of before end.".to_owned(),
         action: PATH.to_owned(),
-        csrf: signed.session.form_token(),
-        hidden: Vec::new(),
-        inputs: vec![Input::code("Code of your authenticator")],
-        button: button("recovery-codes", "Make new ones", Tone::Plain),
+        fields: vec![Field::code("Code of your authenticator")],
+        buttons: vec![button("recovery-codes", "Make new ones", Tone::Plain)],
+        ..Form::default()
     };
-    let remove = Entry {
+    let remove = Form {
         title: "Remove the second factor".to_owned(),
         text: "Your password alone signs you in then. To use another authenticator, remove this \
                one first."
             .to_owned(),
-        inputs: vec![Input::code(
+        fields: vec![Field::code(
             "Code of your authenticator, or a recovery code",
         )],
-        button: button("remove-second-factor", "Remove it", Tone::Bad),
+        buttons: vec![button("remove-second-factor", "Remove it", Tone::Bad)],
         action: PATH.to_owned(),
-        csrf: signed.session.form_token(),
-        hidden: Vec::new(),
+        ..Form::default()
     };
     vec![
         Block::Facts {
@@ -142,24 +140,23 @@ fn in_use(signed: &Signed, factor: SecondFactor) -> Vec<Block> {
                 ("Recovery codes left", Cell::Badge(tone, left.to_string())),
             ],
         },
-        Block::Entry(codes),
-        Block::Entry(remove),
+        Block::Form(codes),
+        Block::Form(remove),
     ]
 }
 
-fn new_password(signed: &Signed) -> Block {
-    Block::Entry(Entry {
+fn new_password() -> Block {
+    Block::Form(Form {
         title: "Change your password".to_owned(),
         text: "Your other sessions end.".to_owned(),
         action: PATH.to_owned(),
-        csrf: signed.session.form_token(),
-        hidden: Vec::new(),
-        inputs: vec![
-            Input::password("current", "Password of now", "current-password"),
-            Input::password("new", "New password", "new-password").hint("6 to 1,024 bytes."),
-            Input::password("again", "New password again", "new-password"),
+        fields: vec![
+            Field::password("current", "Password of now", "current-password"),
+            Field::password("new", "New password", "new-password").hint("6 to 1,024 bytes."),
+            Field::password("again", "New password again", "new-password"),
         ],
-        button: button("password", "Change it", Tone::Main),
+        buttons: vec![button("password", "Change it", Tone::Main)],
+        ..Form::default()
     })
 }
 
@@ -280,23 +277,23 @@ pub async fn enrolment(
 }
 
 fn enrolment_screen(signed: &Signed, proposal: &Proposal, first: Option<Block>) -> Screen {
-    let form = Entry {
+    let form = Form {
         title: "Confirm it".to_owned(),
         text: "Your other sessions end.".to_owned(),
         action: ENROLMENT.to_owned(),
-        csrf: signed.session.form_token(),
         hidden: vec![("proposal", proposal.sealed.clone())],
-        inputs: vec![
-            Input::code("Code that it shows now"),
-            Input::password("current", "Your password", "current-password"),
+        fields: vec![
+            Field::code("Code that it shows now"),
+            Field::password("current", "Your password", "current-password"),
         ],
-        button: button("enrol", "Use it", Tone::Main),
+        buttons: vec![button("enrol", "Use it", Tone::Main)],
+        ..Form::default()
     };
     Screen::new(signed, "", "Set up an authenticator")
         .above(PATH, "Your account")
         .with_all(first)
         .with_all(shown(proposal))
-        .with(Block::Entry(form))
+        .with(Block::Form(form))
 }
 
 /// A secret, as a picture and to be typed.

@@ -223,7 +223,7 @@ fn verification(organization: Option<Uuid>) -> Block {
         action: VERIFY.to_owned(),
         hidden: vec![("org", of)],
         buttons: vec![button("verify", whose, Tone::Plain)],
-        back: None,
+        ..Form::default()
     })
 }
 

@@ -59,7 +59,7 @@ pub fn asking(
         buttons: buttons
             .map(|(value, label, tone)| button(value, label, *tone))
             .collect(),
-        back: None,
+        ..Form::default()
     })
 }
 
@@ -371,6 +371,7 @@ fn question(chosen: &Chosen, counted: &Counted) -> Block {
         hidden,
         buttons: vec![button("start", &format!("{verb} them"), tone)],
         back: Some(chosen.list()),
+        ..Form::default()
     })
 }
 

@@ -14,7 +14,7 @@ pub use deliveries::{DELIVERIES, act as act_on_delivery, list as deliveries, one
 pub use endpoint::{act as act_on_endpoint, page as endpoint, rotate};
 
 use super::organizations::Names;
-use super::screen::{Block, Cell, Edit, Field, Form, Grid, Refusal, Screen, Tone};
+use super::screen::{Block, Cell, Field, Form, Grid, Refusal, Screen, Tone};
 use super::session::{Acting, Posted, Signed};
 use super::webhooks::{button, notice, unknown_act};
 use super::{Console, organizations};
@@ -97,16 +97,13 @@ fn row(endpoint: &Endpoint, names: &Names) -> Vec<Cell> {
 }
 
 fn creation() -> Block {
-    Block::Edit(Edit {
-        form: Form {
-            title: "Create an endpoint".to_owned(),
-            text: "It gets what happens from now on. Its secret is shown once, on the page that \
+    Block::Form(Form {
+        title: "Create an endpoint".to_owned(),
+        text: "It gets what happens from now on. Its secret is shown once, on the page that \
                    follows."
-                .to_owned(),
-            action: PATH.to_owned(),
-            buttons: vec![button("create", "Create it", Tone::Main)],
-            ..Form::default()
-        },
+            .to_owned(),
+        action: PATH.to_owned(),
+        buttons: vec![button("create", "Create it", Tone::Main)],
         fields: vec![
             Field::text("url", "Address", None, "https://app.example.com/events"),
             Field::text(
@@ -118,6 +115,7 @@ fn creation() -> Block {
             Field::text("org", "Only of organization", None, "id or external id"),
             Field::text("description", "What it is for", None, ""),
         ],
+        ..Form::default()
     })
 }
 

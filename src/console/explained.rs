@@ -28,6 +28,8 @@ pub struct Asked {
     #[serde(default, deserialize_with = "filled")]
     invoice: Option<String>,
     #[serde(default, deserialize_with = "filled")]
+    request: Option<String>,
+    #[serde(default, deserialize_with = "filled")]
     org: Option<String>,
     #[serde(default, deserialize_with = "filled")]
     metric: Option<String>,
@@ -49,6 +51,12 @@ impl Asked {
             fields: vec![
                 field("event", "An event", &self.event, "evt_…"),
                 field("invoice", "or an invoice", &self.invoice, "in_…"),
+                field(
+                    "request",
+                    "or a refused request",
+                    &self.request,
+                    "X-Request-Id",
+                ),
                 field("org", "or an organization", &self.org, "id or external id"),
                 field("metric", "its metric", &self.metric, "api_calls"),
                 field("feature", "or its feature", &self.feature, "sso"),
@@ -61,6 +69,7 @@ impl Asked {
         let fields = [
             &self.event,
             &self.invoice,
+            &self.request,
             &self.org,
             &self.metric,
             &self.feature,
@@ -111,7 +120,7 @@ pub async fn page(
 ) -> Result<Response, Refusal> {
     let Query(asked) = query?;
     let mut screen = Screen::new(&signed, PATH, "Explain").lead(
-        "From an event, an invoice, a plan, a metric or a feature to its causes. Every number on \
+        "From an event, an invoice, a refused request, a plan, a metric or a feature to its causes. Every number on \
          an organization's page leads here.",
     );
     if asked.is_empty() {
@@ -120,6 +129,7 @@ pub async fn page(
     let query = ExplainQuery {
         event: asked.event.clone(),
         invoice: asked.invoice.clone(),
+        request_id: asked.request.clone(),
         organization_id: organizations::named(&console, asked.org.as_deref()).await?,
         metric: asked.metric.clone(),
         feature: asked.feature.clone(),

@@ -11,6 +11,7 @@ use billing_domain::money;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+pub use lists::Standings;
 pub use lists::{CUSTOMERS, CUSTOMERS_CSV, MOVEMENTS, MOVEMENTS_CSV};
 pub use lists::{customers, customers_csv, movements, movements_csv};
 
@@ -28,8 +29,9 @@ pub const MONTHS_CSV: &str = "/console/figures/months.csv";
 
 const MRR: &str = "What active and past due subscriptions are paid a month: plan, seats and \
     add-ons with their quantities; a yearly price by 12, a weekly one by 52/12, a daily one by \
-    365/12, each item rounded to the minor unit, halves up. Before discounts and taxes, without \
-    usage and trials. Currencies are never added.";
+    365/12, packages as the price counts them, each item rounded to the minor unit, halves up. \
+    Before discounts, without included tax, usage, trials, and what is not collected while \
+    collection is paused. Currencies are never added.";
 const DISCOUNTED: &str = "The part of it of items, subscriptions and customers with a discount in \
     force, before it is taken off.";
 const TRIALS: &str = "Subscriptions that are in their trial now.";
@@ -191,7 +193,7 @@ fn by_month(months: &[Month]) -> Block {
         title: "Recurring revenue by month".to_owned(),
         note: Some(
             "In UTC. Opening and movements add up to closing. New: an organization's first \
-             payment in the currency, when its trial ended, or else its subscription began. \
+             payment in the currency, when its trial ended or it began to pay. \
              Reactivated: it paid before, and had stopped. Churned customers and revenue are in \
              percent of those at the opening; revenue churn is churn and contraction."
                 .to_owned(),

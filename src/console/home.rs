@@ -1,16 +1,15 @@
 //! The home page: whether all is well, and what to do where it is not.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::extract;
 use axum::response::Response;
 use jiff::{SignedDuration, Timestamp};
 use sqlx::postgres::PgPool;
-use tokio::sync::Mutex;
-use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use super::beside::{Beside, Kept};
 use super::organizations::Names;
 use super::screen::{Bar, Block, Card, Cell, Grid, Refusal, Screen, Tone, grouped};
 use super::session::Signed;
@@ -29,63 +28,22 @@ const LATE_SECS: i64 = 600;
 /// How long verdicts are shown before they are made anew: they read more than a page should.
 const FRESH: Duration = Duration::from_secs(30);
 
-/// How long a page waits for verdicts that are being made.
-const PATIENCE: Duration = Duration::from_millis(50);
-
 /// Grace periods that are shown.
 const NEXT_GRACES: i64 = 10;
 /// A request that has no answer for longer than this is open.
 const IN_FLIGHT: SignedDuration = SignedDuration::from_mins(5);
 
-/// The verdicts of `doctor` that need nothing but the database, kept for a while.
-#[derive(Clone, Default)]
-pub struct Verdicts(Arc<Mutex<State>>);
+/// The verdicts of `doctor` that need nothing but the database, and the hours.
+pub type Verdicts = Beside<Found>;
 
-#[derive(Default)]
-struct State {
-    /// Verdicts, and when they were made.
-    kept: Option<Kept>,
-    making: Option<JoinHandle<()>>,
-}
-
-/// What was found, and when.
 #[derive(Clone)]
-struct Kept {
-    at: Instant,
+pub struct Found {
     checks: Vec<Check>,
     /// What came in by the hour; `None` if it could not be read.
     hours: Option<Vec<Hour>>,
 }
 
-impl Verdicts {
-    /// The last verdicts, if any were made. Those that are old are made anew, beside the request,
-    /// by one task at a time.
-    async fn get(&self, pool: &PgPool, catalogue: &Arc<Catalogue>) -> Option<Kept> {
-        let mut state = self.0.lock().await;
-        let fresh = |kept: &Kept| kept.at.elapsed() < FRESH;
-        if state.kept.as_ref().is_some_and(fresh) {
-            return state.kept.clone();
-        }
-        if state.making.as_ref().is_none_or(JoinHandle::is_finished) {
-            let making = make(self.clone(), pool.clone(), catalogue.clone());
-            state.making = Some(tokio::spawn(making));
-        }
-        drop(state);
-        let made = async {
-            loop {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                let state = self.0.lock().await;
-                if state.making.as_ref().is_none_or(JoinHandle::is_finished) {
-                    break;
-                }
-            }
-        };
-        let _ = tokio::time::timeout(PATIENCE, made).await;
-        self.0.lock().await.kept.clone()
-    }
-}
-
-async fn make(verdicts: Verdicts, pool: PgPool, catalogue: Arc<Catalogue>) {
+async fn find(pool: PgPool, catalogue: Arc<Catalogue>) -> Option<Found> {
     let mut checks = doctor::check_jobs(&pool).await;
     checks.extend(doctor::check_usage(&pool, &catalogue).await);
     checks.push(doctor::check_outbound(&pool).await);
@@ -94,11 +52,10 @@ async fn make(verdicts: Verdicts, pool: PgPool, catalogue: Arc<Catalogue>) {
     let hours = hours.inspect_err(|error| {
         tracing::warn!(%error, "the home page cannot show what came in by the hour");
     });
-    verdicts.0.lock().await.kept = Some(Kept {
-        at: Instant::now(),
+    Some(Found {
         checks,
         hours: hours.ok(),
-    });
+    })
 }
 
 /// It counts a day of events, which is more than a page should read.
@@ -123,7 +80,8 @@ pub async fn page(
     let names = Names::of(&console, ending.iter().map(|(id, ..)| *id)).await?;
     let runs = maintenance::last_runs(pool, &maintenance::SCHEDULED).await?;
     let retried = maintenance::retried_today(pool).await?;
-    let checks = console.verdicts.get(pool, &console.catalogue).await;
+    let finding = find(pool.clone(), console.catalogue.clone());
+    let checks = console.verdicts.get(FRESH, finding).await;
     let screen = Screen::new(&signed, "/console", "Home")
         .with(health(&reasons))
         .with(Block::Cards(vec![
@@ -138,7 +96,7 @@ pub async fn page(
         .with_all(
             checks
                 .as_ref()
-                .and_then(|kept| kept.hours.as_deref())
+                .and_then(|kept| kept.value.hours.as_deref())
                 .map(intake),
         )
         .with(ending_graces(&ending, &names))
@@ -340,14 +298,15 @@ fn ending_graces(ending: &[(Uuid, String, Timestamp)], names: &Names) -> Block {
     })
 }
 
-fn findings(kept: Option<&Kept>) -> Block {
-    let Some(Kept { at, checks, .. }) = kept else {
+fn findings(kept: Option<&Kept<Found>>) -> Block {
+    let Some(Kept { at, value }) = kept else {
         return webhooks::notice(
             Tone::Plain,
             "Findings are being made",
             "They take longer than a page waits. Look again in a while.",
         );
     };
+    let checks = &value.checks;
     let open = |check: &&Check| matches!(check.verdict, Verdict::Failed | Verdict::Warning);
     let mut found: Vec<&Check> = checks.iter().filter(open).collect();
     found.sort_by_key(|check| check.verdict != Verdict::Failed);

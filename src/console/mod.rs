@@ -4,6 +4,7 @@
 
 mod account;
 mod audit_log;
+mod beside;
 mod bulk_actions;
 mod dead_letters;
 mod drift;
@@ -69,10 +70,12 @@ pub struct Console {
     pub catalogue: Arc<Catalogue>,
     pub readiness: Readiness,
     pub verdicts: home::Verdicts,
+    pub standings: figures::Standings,
     /// One chain is verified at a time.
     pub verifying: Semaphore,
 }
 
+pub use figures::Standings;
 pub use home::Verdicts;
 
 /// The audit actions of what only the console shows.

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::query::{address, filled};
-use super::screen::entry::{Entry, Input, RowForm};
-use super::screen::{Block, Cell, Form, Grid, Refusal, Screen, Tone};
+use super::screen::entry::RowForm;
+use super::screen::{Block, Cell, Field, Form, Grid, Refusal, Screen, Tone};
 use super::session::{Acting, Posted, Signed, led_to};
 use super::session_list::{SessionQuery, ended_already, sessions};
 use super::webhooks::{button, unknown_act};
@@ -145,7 +145,7 @@ async fn screen(
             empty: "There are none.",
             next: cursors.next("keys", own_keys.next_cursor.clone()),
         }))
-        .with_all(signed.may_act().then(|| new_key(signed)))
+        .with_all(signed.may_act().then(new_key))
         .with(Block::Grid(Grid {
             title: "Service keys".to_owned(),
             note: Some("The product's: `valuecanvas-billing api-keys create --service` makes one.".to_owned()),
@@ -252,24 +252,23 @@ fn service_key(signed: &Signed, key: &ServiceKey) -> Vec<Cell> {
     ]
 }
 
-fn new_key(signed: &Signed) -> Block {
+fn new_key() -> Block {
     let roles = vec![
         ("operator.read", "operator.read: looks, and changes nothing"),
         ("operator", "operator: does everything"),
     ];
     let lasts = LASTS.map(|(value, name, _)| (value, name)).to_vec();
-    Block::Entry(Entry {
+    Block::Form(Form {
         title: "Make an operators' key".to_owned(),
         text: "It is shown once.".to_owned(),
         action: PATH.to_owned(),
-        csrf: signed.session.form_token(),
-        hidden: Vec::new(),
-        inputs: vec![
-            Input::text("name", "Name").hint("By which it is recognized."),
-            Input::choice("role", "Role", roles),
-            Input::choice("lasts", "It lasts", lasts),
+        fields: vec![
+            Field::asked("name", "Name").hint("By which it is recognized."),
+            Field::choice("role", "Role", roles),
+            Field::choice("lasts", "It lasts", lasts),
         ],
-        button: button("create-key", "Make it", Tone::Main),
+        buttons: vec![button("create-key", "Make it", Tone::Main)],
+        ..Form::default()
     })
 }
 
@@ -342,6 +341,7 @@ fn ask(kind: &str, id: Uuid) -> Block {
         hidden: vec![("kind", kind.to_owned()), ("key", id.to_string())],
         buttons: vec![button("revoke-key", "Revoke it", Tone::Bad)],
         back: Some(PATH.to_owned()),
+        ..Form::default()
     })
 }
 

@@ -7,12 +7,11 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use jiff::Timestamp;
-use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::organizations::{PATH, page_of};
 use super::query::part;
-use super::screen::{Block, Cell, Edit, Field, Form, Refusal, Screen, Tone};
+use super::screen::{Block, Cell, Field, Form, Refusal, Screen, Tone};
 use super::session::{Acting, Fields, Posted, Signed, led_to};
 use super::webhooks::{button, notice, unknown_act};
 use super::{Console, explained};
@@ -78,6 +77,8 @@ impl Of {
 struct Now {
     in_force: String,
     is_overridden: bool,
+    /// When the override was set.
+    set_at: Option<Timestamp>,
     typed: Typed,
     set_by: Option<String>,
 }
@@ -109,18 +110,34 @@ impl Typed {
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_time", why)
         })
     }
+}
 
-    /// Which override it was that somebody saw.
+/// The override that a page showed, as its form says it.
+const NO_OVERRIDE: &str = "none";
+
+impl Now {
     fn seen(&self) -> String {
-        let Self {
-            value,
-            over_limit,
-            reason,
-            expires_at,
-        } = self;
-        let all = [value, over_limit, reason, expires_at].map(String::as_str);
-        hex::encode(Sha256::digest(all.join("\0")))
+        self.set_at
+            .map_or_else(|| NO_OVERRIDE.to_owned(), |at| at.to_string())
     }
+}
+
+/// When the override was set that the form's page showed; a form that does not say it saw none
+/// that there is.
+fn seen(fields: &Fields) -> Option<Option<Timestamp>> {
+    match fields.get("seen")? {
+        NO_OVERRIDE => Some(None),
+        at => at.parse().ok().map(Some),
+    }
+}
+
+fn changed() -> Problem {
+    Problem::new(
+        StatusCode::CONFLICT,
+        "override_changed",
+        "Somebody else changed it since this page was made. What is in force now is below; \
+         what you typed is kept. Send it again if it still holds.",
+    )
 }
 
 async fn now(console: &Console, of: &Of) -> Result<Now, Problem> {
@@ -142,6 +159,7 @@ async fn now(console: &Console, of: &Of) -> Result<Now, Problem> {
                     limit => format!("{limit}, and over it {over}"),
                 },
                 is_overridden: set.is_some(),
+                set_at: set.as_ref().map(|set| set.updated_at),
                 typed: match &set {
                     Some(set) => Typed {
                         value: limit,
@@ -174,6 +192,7 @@ async fn now(console: &Console, of: &Of) -> Result<Now, Problem> {
             Now {
                 in_force: text(shown(&row.value)),
                 is_overridden: set.is_some(),
+                set_at: set.map(|set| set.created_at),
                 typed: set.map_or_else(Typed::default, |set| Typed {
                     value: text(shown(&set.value)),
                     over_limit: String::new(),
@@ -286,18 +305,17 @@ fn form(of: &Of, now: &Now, typed: &Typed) -> Block {
     if now.is_overridden {
         buttons.push(button("unset", "Return to the plan's", Tone::Bad));
     }
-    Block::Edit(Edit {
-        form: Form {
-            title: "Override".to_owned(),
-            text: "It holds from the next request on, whatever the plan says. The reason is for \
-                   the audit log, and for the next operator."
-                .to_owned(),
-            action: of.address(),
-            hidden: vec![("seen", now.typed.seen())],
-            buttons,
-            back: Some(page_of(of.organization)),
-        },
+    Block::Form(Form {
+        title: "Override".to_owned(),
+        text: "It holds from the next request on, whatever the plan says. The reason is for \
+                   the audit log, and for the next operator; so is one for returning to the plan's."
+            .to_owned(),
+        action: of.address(),
+        hidden: vec![("seen", now.seen())],
+        buttons,
+        back: Some(page_of(of.organization)),
         fields,
+        ..Form::default()
     })
 }
 
@@ -324,35 +342,36 @@ async fn act(console: &Console, posted: &Posted, of: &Of) -> Result<Response, Re
         _ => return Err(unknown_act().into()),
     };
     let typed = Typed::of(&posted.fields);
-    let before = now(console, of).await?;
-    let seen = posted.fields.get("seen").unwrap_or_default();
-    let done = match before.typed.seen() == seen {
-        true => change(console, &posted.signed, of, sets.then_some(&typed)).await,
-        false => Err(Problem::new(
-            StatusCode::CONFLICT,
-            "override_changed",
-            "Somebody else changed it since this page was made. What is in force now is below; \
-             what you typed is kept. Send it again if it still holds.",
-        )),
+    // It is asked for again where it is changed, under the lock.
+    let done = match seen(&posted.fields) {
+        Some(seen) => change(console, &posted.signed, of, (sets, &typed), seen).await,
+        None => Err(changed()),
     };
     let Err(problem) = done else {
         return Ok(led_to(&page_of(of.organization)));
     };
+    let problem = match problem.code() == "override_changed" {
+        true => changed(),
+        false => problem,
+    };
     if problem.status().is_server_error() || problem.status() == StatusCode::NOT_FOUND {
         return Err(problem.into());
     }
+    let before = now(console, of).await?;
     let why = notice(Tone::Bad, "Nothing was changed", problem.detail());
     let screen = screen(&posted.signed, of, &before, &typed, Some(why));
     Ok(screen.answer_as(problem.status()))
 }
 
-/// Sets what was typed, or returns to the plan's.
+/// Sets what was typed, or returns to the plan's, if the override is the one that was seen.
 async fn change(
     console: &Console,
     signed: &Signed,
     of: &Of,
-    typed: Option<&Typed>,
+    (sets, said): (bool, &Typed),
+    seen: Option<Timestamp>,
 ) -> Result<(), Problem> {
+    let typed = sets.then_some(said);
     let (pool, catalogue) = (&console.shared.pool, &console.catalogue);
     let (actor, client) = (
         signed.operator.actor(),
@@ -369,12 +388,15 @@ async fn change(
                     None => QuotaLimit::Plan,
                 },
                 over_limit: typed.map(over_limit).transpose()?.flatten(),
-                reason: typed.map(|typed| typed.reason.clone()),
+                reason: match sets {
+                    true => Some(said.reason.clone()),
+                    false => parting(console, of, said).await?,
+                },
                 expires_at: typed.map(Typed::expires_at).transpose()?.flatten(),
                 actor,
                 client,
             };
-            quotas::set(pool, catalogue, &command).await?;
+            quotas::set_as_seen(pool, catalogue, &command, seen).await?;
         }
         (Kind::Feature, Some(typed)) => {
             let command = SetFeature {
@@ -386,20 +408,28 @@ async fn change(
                 actor,
                 client,
             };
-            features::set(pool, catalogue, &command).await?;
+            features::set_as_seen(pool, catalogue, &command, Some(seen)).await?;
         }
         (Kind::Feature, None) => {
             let command = UnsetFeature {
                 organization_id,
                 feature: of.name.clone(),
-                reason: None,
+                reason: parting(console, of, said).await?,
                 actor,
                 client,
             };
-            features::unset(pool, catalogue, &command).await?;
+            features::unset_as_seen(pool, catalogue, &command, Some(seen)).await?;
         }
     }
     Ok(())
+}
+
+/// Why it is returned to the plan's, if that was said: the form shows the reason of the override
+/// itself until somebody types another.
+async fn parting(console: &Console, of: &Of, said: &Typed) -> Result<Option<String>, Problem> {
+    let of_override = now(console, of).await?.typed.reason;
+    let is_said = !said.reason.is_empty() && said.reason != of_override;
+    Ok(is_said.then(|| said.reason.clone()))
 }
 
 fn limit(text: &str) -> Result<QuotaLimit, Problem> {

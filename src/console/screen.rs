@@ -12,13 +12,12 @@ use axum::response::{IntoResponse as _, Response};
 use sha2::{Digest as _, Sha256};
 
 pub use cell::Cell;
-pub use edit::Edit;
+pub use form::{Button, Field, Filter, Form};
 pub use live::{Live, PATH as SCRIPT, script};
 pub use refusal::Refusal;
 
 use super::session::Signed;
 pub use crate::pages::number::grouped;
-use crate::server::layers::idempotency::OF_FORM;
 use crate::server::problem::Problem;
 
 pub use text::digest;
@@ -223,9 +222,7 @@ pub enum Block {
     Grid(Grid),
     Filter(Filter),
     Form(Form),
-    Entry(entry::Entry),
     Picture(entry::Picture),
-    Edit(Edit),
     /// Bars side by side, and their numbers.
     Bars {
         grid: Grid,
@@ -314,101 +311,8 @@ impl Grid {
     }
 }
 
-/// A filter, whose fields are in the page's address.
-pub struct Filter {
-    pub action: &'static str,
-    pub label: &'static str,
-    pub submit: &'static str,
-    pub fields: Vec<Field>,
-}
-
-impl Filter {
-    pub fn is_set(&self) -> bool {
-        self.fields.iter().any(|field| !field.value.is_empty())
-    }
-}
-
-pub struct Field {
-    pub name: &'static str,
-    pub label: &'static str,
-    pub value: String,
-    pub example: &'static str,
-    /// Values with their names; empty: any text.
-    pub choices: Vec<(&'static str, &'static str)>,
-}
-
-impl Field {
-    pub fn text(
-        name: &'static str,
-        label: &'static str,
-        value: Option<&str>,
-        example: &'static str,
-    ) -> Self {
-        Self {
-            name,
-            label,
-            value: value.unwrap_or_default().to_owned(),
-            example,
-            choices: Vec::new(),
-        }
-    }
-
-    pub fn has(&self, choice: &str) -> bool {
-        self.value == choice
-    }
-}
-
-/// A form that does something.
-#[derive(Default)]
-pub struct Form {
-    pub title: String,
-    pub text: String,
-    pub action: String,
-    pub hidden: Vec<(&'static str, String)>,
-    pub buttons: Vec<Button>,
-    /// The page of who does not want it.
-    pub back: Option<String>,
-}
-
-pub struct Button {
-    pub value: &'static str,
-    pub label: String,
-    pub tone: Tone,
-}
-
-impl Button {
-    /// Whether what a button says does something, rather than ask or try.
-    pub fn acts(value: &str) -> bool {
-        matches!(
-            value,
-            "replay"
-                | "discard"
-                | "verify"
-                | "create-key"
-                | "start"
-                | "stop"
-                | "set"
-                | "unset"
-                | "create"
-                | "rotate"
-                | "test"
-                | "enable"
-                | "disable"
-                | "remove"
-                | "recover"
-                | "resend"
-        )
-    }
-
-    /// The address with a key of its own, where the button does something.
-    pub fn once(&self, action: &str) -> Option<String> {
-        let key = || hex::encode(rand::random::<[u8; 16]>());
-        Self::acts(self.value).then(|| format!("{action}?{OF_FORM}={}", key()))
-    }
-}
-
 mod cell;
-mod edit;
+mod form;
 mod live;
 mod refusal;
 #[cfg(test)]

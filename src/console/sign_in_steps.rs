@@ -10,8 +10,7 @@ use axum::response::Response;
 use serde::Deserialize;
 
 use super::query::{address, filled};
-use super::screen::entry::{Entry, Input};
-use super::screen::{Block, Cell, Refusal, Screen, Tone};
+use super::screen::{Block, Cell, Field, Form, Refusal, Screen, Tone};
 use super::session::{Fields, led_to};
 use super::sign_in::{self, BEFORE, browser, own, set};
 use super::webhooks::{button, notice};
@@ -109,19 +108,20 @@ pub async fn code(
 }
 
 fn code_screen(browser: &BrowserSession, next: &str, first: Option<Block>) -> Screen {
-    let form = Entry {
+    let form = Form {
         title: "Code".to_owned(),
         text: "What your authenticator shows now, or a recovery code.".to_owned(),
         action: CODE.to_owned(),
-        csrf: browser.form_token(),
+        csrf: Some(browser.form_token()),
         hidden: vec![("next", next.to_owned())],
-        inputs: vec![Input::code("Code")],
-        button: button("code", "Sign in", Tone::Main),
+        fields: vec![Field::code("Code")],
+        buttons: vec![button("code", "Sign in", Tone::Main)],
+        ..Form::default()
     };
     Screen::outside("Sign in")
         .above(sign_in::PATH, "Another account")
         .with_all(first)
-        .with(Block::Entry(form))
+        .with(Block::Form(form))
 }
 
 pub async fn finish(
@@ -171,24 +171,25 @@ fn enrolment_screen(
     proposal: &Proposal,
     first: Option<Block>,
 ) -> Screen {
-    let form = Entry {
+    let form = Form {
         title: "Confirm it".to_owned(),
         text: String::new(),
         action: ENROLMENT.to_owned(),
-        csrf: browser.form_token(),
+        csrf: Some(browser.form_token()),
         hidden: vec![
             ("next", next.to_owned()),
             ("proposal", proposal.sealed.clone()),
         ],
-        inputs: vec![Input::code("Code that it shows now")],
-        button: button("enrol", "Use it and sign in", Tone::Main),
+        fields: vec![Field::code("Code that it shows now")],
+        buttons: vec![button("enrol", "Use it and sign in", Tone::Main)],
+        ..Form::default()
     };
     Screen::outside("Set up an authenticator")
         .above(sign_in::PATH, "Another account")
         .lead("Operators need a second factor here, and you have none yet.")
         .with_all(first)
         .with_all(account::shown(proposal))
-        .with(Block::Entry(form))
+        .with(Block::Form(form))
 }
 
 pub async fn enrol(

@@ -47,7 +47,7 @@ pub async fn page(
             Problem::new(
                 axum::http::StatusCode::BAD_REQUEST,
                 "invalid_query",
-                "kind: expected audit_entry, stripe_event, stripe_request or delivery",
+                "kind: expected audit_entry, stripe_event, dead_letter, stripe_request or delivery",
             )
         })
     });
@@ -67,6 +67,7 @@ pub async fn page(
             ("", "any"),
             ("audit_entry", "entries of the audit log"),
             ("stripe_event", "events of Stripe's"),
+            ("dead_letter", "dead letters"),
             ("stripe_request", "requests to Stripe"),
             ("delivery", "deliveries of events out"),
         ],
@@ -75,8 +76,8 @@ pub async fn page(
     let screen = Screen::new(&signed, PATH, "Timeline")
         .above(&organizations::page_of(id), "The organization")
         .lead(
-            "Entries of the audit log, Stripe's events, requests to Stripe, and deliveries of \
-             events out, newest first. Dead letters have a page of their own.",
+            "Entries of the audit log, Stripe's events, those that became dead letters, requests \
+             to Stripe, and deliveries of events out, newest first.",
         )
         .with(Block::Filter(Filter {
             // Beside the organization's page.
@@ -98,7 +99,7 @@ pub async fn page(
 
 fn row(happened: &Happened) -> Vec<Cell> {
     let what = match happened.kind {
-        Kind::StripeEvent => Cell::Many(vec![
+        Kind::StripeEvent | Kind::DeadLetter => Cell::Many(vec![
             Cell::text(&happened.what),
             Cell::link(page_of_event(&happened.id), &happened.id),
         ]),

@@ -26,6 +26,7 @@ pub const TABLES: &[OfTable] = &[
     ("usage_reservations", CHANGE, READ),
     ("usage_pending_levels", CHANGE, READ),
     ("usage_alerts", CHANGE, READ),
+    ("usage_denials", CHANGE, NOTHING),
     ("usage_quotas", CHANGE, READ),
     ("usage_quota_overrides", CHANGE, READ),
     ("effective_usage_quotas", READ, READ),
@@ -44,7 +45,7 @@ pub const TABLES: &[OfTable] = &[
     ("webhook_dead_letter_queue", CHANGE, NOTHING),
     ("webhook_dead_letter_sources", CHANGE, NOTHING),
     ("webhook_rejections", CHANGE, NOTHING),
-    ("webhook_bulk_actions", KEEP, NOTHING),
+    ("webhook_bulk_actions", CHANGE, NOTHING),
     ("webhook_unclaimed_events", CHANGE, NOTHING),
     ("outbound_changes", CHANGE, NOTHING),
     ("outbound_endpoints", CHANGE, NOTHING),
@@ -88,10 +89,14 @@ pub const TABLES: &[OfTable] = &[
     ("billing_subscription_payments", KEEP, READ),
     ("billing_subscription_schedules", KEEP, READ),
     ("billing_subscriptions", KEEP, READ),
-    ("billing_revenue_balances", KEEP, NOTHING),
+    ("billing_revenue_balances", CHANGE, NOTHING),
     ("billing_revenue_journal", KEEP, NOTHING),
-    ("billing_revenue_months", KEEP, NOTHING),
-    ("billing_revenue_movements", APPEND, NOTHING),
+    ("billing_revenue_months", CHANGE, NOTHING),
+    (
+        "billing_revenue_movements",
+        &["SELECT", "INSERT", "DELETE"],
+        NOTHING,
+    ),
     ("catalogue_addons", KEEP, NOTHING),
     ("trial_cards", CHANGE, NOTHING),
     ("catalogue_metrics", KEEP, NOTHING),
@@ -122,6 +127,8 @@ pub const FUNCTIONS: &[&str] = &[
     "public.billing_audit_has_entry",
     "public.billing_audit_head_hash",
     "public.billing_usage_subscription",
+    "public.billing_monthly_amount",
+    "public.billing_untaxed_share",
 ];
 
 const SCHEMAS: [&str; 2] = ["public", "auth"];

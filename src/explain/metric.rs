@@ -7,7 +7,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::store::{self, Entries, Held, QuotaHeld, Total};
-use super::{Cause, CauseKind, ExplainError, Explanation, at, money};
+use super::{Cause, CauseKind, ExplainError, Explanation, at, denial, money};
+use crate::metering::denials;
 use crate::metering::ledger::Rules;
 use crate::metering::usage::{self, MetricUsage};
 
@@ -63,6 +64,8 @@ pub async fn explain(
             json!({"overageAmount": amount, "currency": currency, "rate": now.overage_rate});
         causes.push(Cause::new(CauseKind::Usage, sentence, facts));
     }
+    let refused = denials::of_metric(conn, (organization_id, metric), then, SHOWN).await?;
+    causes.extend(refused.iter().map(denial::cause));
     let entries = Entries {
         resource_id: Some(metric),
         until: Some(then),

@@ -1,7 +1,8 @@
-//! Explains an effect by its causes: an event, an invoice, an organization's plan, what it
-//! may use of a metric, or a feature. Each answer is a sentence, and so is each cause, with
+//! Explains an effect by its causes: an event, an invoice, a use that was refused, an
+//! organization's plan, what it may use of a metric, or a feature. Each answer is a sentence, and so is each cause, with
 //! the facts that it states. Nothing here decides: what others decided is read.
 
+mod denial;
 mod event;
 mod feature;
 mod invoice;
@@ -32,6 +33,8 @@ pub fn audit_actions() -> impl Iterator<Item = &'static str> {
 pub enum Question {
     Event(String),
     Invoice(String),
+    /// A use that was refused, by the id of its request.
+    Denial(String),
     /// Which plan an organization has, or had then.
     Plan {
         organization_id: Uuid,
@@ -66,6 +69,8 @@ pub enum CauseKind {
     /// What was used.
     Usage,
     GracePeriod,
+    /// A use that was refused.
+    Denial,
     /// An event of Stripe's.
     Event,
     /// An entry of the audit log.
@@ -100,7 +105,7 @@ impl Cause {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
-    /// What was asked about: an event, an invoice, a plan, a metric or a feature.
+    /// What was asked about: an event, an invoice, a request, a plan, a metric or a feature.
     #[schema(example = "evt_1")]
     pub subject: String,
     #[schema(required)]
@@ -119,6 +124,11 @@ pub enum ExplainError {
         "invoice {0} is not known here; if Stripe has it, `subscriptions reconcile --apply` fetches it"
     )]
     NoInvoice(String),
+    #[error(
+        "no refused use has the request id {0:?}; they are kept for 30 days, and the newest 500 of an \
+         organization; the log has more of them as `Use denied`"
+    )]
+    NoDenial(String),
     #[error("organization {0} not found; `organizations list` shows them")]
     NoOrganization(Uuid),
     #[error("unknown metric {metric:?}; expected one of {known}")]
@@ -150,6 +160,7 @@ pub async fn explain(
     let explanation = match question {
         Question::Event(id) => event::explain(conn, id).await,
         Question::Invoice(id) => invoice::explain(conn, id).await,
+        Question::Denial(id) => denial::explain(conn, rules, id).await,
         Question::Plan {
             organization_id,
             at,

@@ -39,6 +39,8 @@ pub struct ExplainQuery {
     pub event: Option<String>,
     /// An invoice, such as `in_1`.
     pub invoice: Option<String>,
+    /// The `X-Request-Id` of an answer that refused a use.
+    pub request_id: Option<String>,
     /// The organization whose plan is explained, or, with one of the following, that.
     pub organization_id: Option<Uuid>,
     /// A metric of the catalogue.
@@ -56,35 +58,25 @@ impl ExplainQuery {
             Problem::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "question_invalid",
-                "expected event; or invoice; or organizationId, alone or with metric or feature; at \
+                "expected event; or invoice; or requestId; or organizationId, alone or with metric or feature; at \
                  goes with a plan or a metric",
             )
         };
-        match self {
-            Self {
-                event: Some(event),
-                invoice: None,
-                organization_id: None,
-                metric: None,
-                feature: None,
-                at: None,
-            } => Ok(Question::Event(event)),
-            Self {
-                event: None,
-                invoice: Some(invoice),
-                organization_id: None,
-                metric: None,
-                feature: None,
-                at: None,
-            } => Ok(Question::Invoice(invoice)),
-            Self {
-                event: None,
-                invoice: None,
-                organization_id: Some(organization_id),
-                metric,
-                feature,
-                at,
-            } => match (metric, feature, at) {
+        let Self {
+            event,
+            invoice,
+            request_id,
+            organization_id,
+            metric,
+            feature,
+            at,
+        } = self;
+        let of_organization = metric.is_some() || feature.is_some() || at.is_some();
+        match (event, invoice, request_id, organization_id) {
+            (Some(event), None, None, None) if !of_organization => Ok(Question::Event(event)),
+            (None, Some(invoice), None, None) if !of_organization => Ok(Question::Invoice(invoice)),
+            (None, None, Some(request), None) if !of_organization => Ok(Question::Denial(request)),
+            (None, None, None, Some(organization_id)) => match (metric, feature, at) {
                 (None, None, at) => Ok(Question::Plan {
                     organization_id,
                     at,
@@ -105,9 +97,9 @@ impl ExplainQuery {
     }
 }
 
-/// Explain an event, an invoice, a plan, a metric or a feature by its causes
+/// Explain an event, an invoice, a refused use, a plan, a metric or a feature by its causes
 ///
-/// Names one of `event`, `invoice` and `organizationId`.
+/// Names one of `event`, `invoice`, `requestId` and `organizationId`.
 #[utoipa::path(
     get,
     path = "/api/operator/explain",

@@ -12,7 +12,10 @@ mod store;
 pub use decision::{FeatureAllowed, NOT_INCLUDED, included, not_included, unknown};
 pub use effective::{FeatureRow, Needed, Source, Values};
 pub use lookup::Lookup;
-pub use overrides::{Given, SetError, SetFeature, UnsetFeature, idle, set, sweep, unset};
+pub use overrides::{
+    Given, Seen, SetError, SetFeature, UnsetFeature, idle, set, set_as_seen, sweep, unset,
+    unset_as_seen,
+};
 pub use store::assign;
 
 use serde_json::Value;

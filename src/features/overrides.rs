@@ -81,15 +81,30 @@ pub enum SetError {
     Erased(Uuid),
     #[error("the feature {0:?} has no override; it is as the plan says")]
     NoOverride(String),
+    #[error("somebody else changed the override meanwhile")]
+    Changed,
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
+
+/// When the override was set that somebody saw; `None`: there was none.
+pub type Seen = Option<Timestamp>;
 
 /// Overrides a feature of an organization, from the next request on.
 pub async fn set(
     pool: &PgPool,
     catalogue: &Catalogue,
     command: &SetFeature,
+) -> Result<FeatureRow, SetError> {
+    set_as_seen(pool, catalogue, command, None).await
+}
+
+/// The same, unless the override is another one by now than the one that was `seen`, if any was.
+pub async fn set_as_seen(
+    pool: &PgPool,
+    catalogue: &Catalogue,
+    command: &SetFeature,
+    seen: Option<Seen>,
 ) -> Result<FeatureRow, SetError> {
     let feature = known(catalogue, &command.feature)?;
     let value = command.value.read(feature.kind);
@@ -102,6 +117,7 @@ pub async fn set(
     }
     change.end_expired(&command.feature).await?;
     let before = change.row(&command.feature, feature).await?;
+    as_seen(&before, seen)?;
     let new = NewOverride {
         feature: &command.feature,
         value: value.as_ref(),
@@ -128,11 +144,22 @@ pub async fn unset(
     catalogue: &Catalogue,
     command: &UnsetFeature,
 ) -> Result<FeatureRow, SetError> {
+    unset_as_seen(pool, catalogue, command, None).await
+}
+
+/// The same, unless the override is another one by now than the one that was `seen`, if any was.
+pub async fn unset_as_seen(
+    pool: &PgPool,
+    catalogue: &Catalogue,
+    command: &UnsetFeature,
+    seen: Option<Seen>,
+) -> Result<FeatureRow, SetError> {
     let feature = known(catalogue, &command.feature)?;
     let reason = command.reason.as_deref().map(checked_reason).transpose()?;
     let (mut change, _) = Change::begin(pool, command.organization_id).await?;
     change.end_expired(&command.feature).await?;
     let before = change.row(&command.feature, feature).await?;
+    as_seen(&before, seen)?;
     if before.r#override.is_none() {
         change.commit().await?;
         return Err(SetError::NoOverride(command.feature.clone()));
@@ -148,6 +175,15 @@ pub async fn unset(
     );
     change.commit().await?;
     Ok(after)
+}
+
+/// Whether the override is the one that was seen, under the lock by which it is changed.
+fn as_seen(now: &FeatureRow, seen: Option<Seen>) -> Result<(), SetError> {
+    let set = now.r#override.as_ref().map(|set| set.created_at);
+    match seen {
+        Some(seen) if seen != set => Err(SetError::Changed),
+        _ => Ok(()),
+    }
 }
 
 fn known<'c>(catalogue: &'c Catalogue, feature: &str) -> Result<&'c Feature, SetError> {

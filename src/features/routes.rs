@@ -237,6 +237,9 @@ impl From<SetError> for Problem {
             SetError::NoOverride(_) => Self::not_found(error.to_string()),
             SetError::Value(_) => invalid("invalid_value", "value"),
             SetError::Reason => invalid("invalid_reason", "reason"),
+            SetError::Changed => {
+                Self::new(StatusCode::CONFLICT, "override_changed", error.to_string())
+            }
             SetError::Past(_) => invalid("invalid_time", "expiresAt"),
         }
     }

@@ -4,6 +4,7 @@
 
 pub mod alerts;
 pub mod charges;
+pub mod denials;
 pub mod enforcement;
 pub mod grace;
 pub mod ledger;

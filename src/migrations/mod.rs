@@ -106,6 +106,10 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260128020000", "timeline"),
     ("20260128030000", "quota_override_terms"),
     ("20260129010000", "business_figures"),
+    ("20260130020000", "revenue_terms"),
+    ("20260130020100", "bulk_action_tries"),
+    ("20260130020200", "figures_lists"),
+    ("20260130020300", "usage_denials"),
     ("20260130030000", "session_issuers"),
     ("20260130040000", "enable_tenancy"),
 ];

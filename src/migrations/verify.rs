@@ -71,6 +71,7 @@ pub const TENANT_TABLES: &[(&str, bool)] = &[
     ("outbound_lanes", false),
     ("billing_revenue_balances", false),
     ("billing_revenue_movements", false),
+    ("usage_denials", false),
 ];
 
 /// The ledger under the name that operators use, where Prisma has no table of its own, and

@@ -106,14 +106,14 @@ pub fn alert(event: &Decoded<'_>) -> Option<NewAlert> {
 }
 
 /// An event's order and id.
-type Order = (EventOrder, String);
+pub type Order = (EventOrder, String);
 
 fn order_of(version: &Version) -> Order {
     (version.order(), version.last_event_id.clone())
 }
 
 /// A subscription as an event shows it.
-type ShownState = (Order, Subscription);
+pub type ShownState = (Order, Subscription);
 
 /// The subscription as all its events show it, in their order.
 async fn read_states(
@@ -134,7 +134,7 @@ async fn read_states(
 }
 
 /// The items of `subscription`, whose list is truncated, as of `order`.
-fn items_at(
+pub fn items_at(
     states: &[ShownState],
     subscription: &Subscription,
     order: &Order,

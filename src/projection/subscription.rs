@@ -393,6 +393,7 @@ pub fn summary(
         "billingCycleAnchor": subscription.billing_cycle_anchor,
         "billingMode": subscription.billing_mode,
         "collectionMethod": subscription.collection_method,
+        "collectionPaused": subscription.collection_paused,
         "trialStart": subscription.trial_start,
         "trialEnd": subscription.trial_end,
         "cancelAt": subscription.cancel_at,

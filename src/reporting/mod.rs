@@ -6,6 +6,7 @@
 
 pub mod csv;
 pub mod figures;
+mod history;
 pub mod journal;
 pub mod routes;
 mod store;

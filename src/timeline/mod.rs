@@ -1,5 +1,5 @@
-//! What happened to an organization, by time: entries of its audit log, Stripe's events,
-//! requests to Stripe, and deliveries of events out, in one list. It reads what other rooms
+//! What happened to an organization, by time: entries of its audit log, Stripe's events, those
+//! that became dead letters, requests to Stripe, and deliveries of events out, in one list. It reads what other rooms
 //! wrote.
 
 pub mod routes;
@@ -27,6 +27,8 @@ pub enum Kind {
     AuditEntry,
     /// A webhook event.
     StripeEvent,
+    /// A webhook event that was given up, when it was.
+    DeadLetter,
     /// A request that changes something in Stripe.
     StripeRequest,
     /// An event of ours for an endpoint of the product.
@@ -34,9 +36,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::AuditEntry,
         Self::StripeEvent,
+        Self::DeadLetter,
         Self::StripeRequest,
         Self::Delivery,
     ];
@@ -45,6 +48,7 @@ impl Kind {
         match self {
             Self::AuditEntry => "audit_entry",
             Self::StripeEvent => "stripe_event",
+            Self::DeadLetter => "dead_letter",
             Self::StripeRequest => "stripe_request",
             Self::Delivery => "delivery",
         }
@@ -144,6 +148,7 @@ pub async fn page(
         all.extend(match kind {
             Kind::AuditEntry => store::audit_entries(conn, of, limit).await?,
             Kind::StripeEvent => store::stripe_events(conn, of, limit).await?,
+            Kind::DeadLetter => store::dead_letters(conn, of, limit).await?,
             Kind::StripeRequest => store::stripe_requests(conn, of, limit).await?,
             Kind::Delivery => store::deliveries(conn, of, limit).await?,
         });

@@ -61,7 +61,8 @@ impl Listed for Happened {
 
 /// What happened to an organization, newest first
 ///
-/// Entries of its audit log, Stripe's events, requests to Stripe, and deliveries of events out.
+/// Entries of its audit log, Stripe's events, those that became dead letters, requests to Stripe, and
+/// deliveries of events out.
 #[utoipa::path(
     get,
     path = "/api/operator/organizations/{organization}/timeline",

@@ -76,6 +76,25 @@ pub async fn stripe_events(
     )
 }
 
+/// Those that nobody has replayed or discarded. There are few, whoever's they are.
+pub async fn dead_letters(
+    conn: &mut PgConnection,
+    of: (Uuid, &Bound),
+    limit: i64,
+) -> Result<Vec<Happened>, sqlx::Error> {
+    behind!(
+        conn,
+        Kind::DeadLetter,
+        of,
+        limit,
+        "event_type AS \"what!\", NULL::text AS about, NULL::text AS by,
+         concat_ws(': ', 'given up after ' || retry_count || ' retries', error_message) AS state",
+        "webhook_dead_letter_queue",
+        "dead_lettered_at",
+        "stripe_event_id"
+    )
+}
+
 pub async fn stripe_requests(
     conn: &mut PgConnection,
     of: (Uuid, &Bound),

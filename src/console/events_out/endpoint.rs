@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::super::Console;
 use super::super::organizations::Names;
 use super::super::query::address;
-use super::super::screen::{Block, Cell, Edit, Field, Form, Refusal, Screen, Tone, grouped};
+use super::super::screen::{Block, Cell, Field, Form, Refusal, Screen, Tone, grouped};
 use super::super::session::{Acting, Fields, Posted, Signed};
 use super::super::webhooks::{button, notice, unknown_act};
 use super::{DELIVERIES, PATH, page_of, shown_once, state_of, types_of};
@@ -142,20 +142,18 @@ fn actions(endpoint: &Endpoint) -> Block {
 }
 
 fn recovery(id: Uuid) -> Block {
-    Block::Edit(Edit {
-        form: Form {
-            title: "Recover".to_owned(),
-            text: "Sends what it has not got of the events of a time: those that failed, and \
+    Block::Form(Form {
+        title: "Recover".to_owned(),
+        text: "Sends what it has not got of the events of a time: those that failed, and \
                    those from before it was made."
-                .to_owned(),
-            action: page_of(id),
-            buttons: vec![button("recover", "Recover them", Tone::Plain)],
-            ..Form::default()
-        },
+            .to_owned(),
+        action: page_of(id),
+        buttons: vec![button("recover", "Recover them", Tone::Plain)],
         fields: vec![
             Field::text("since", "Since", None, "2026-01-31T12:00:00Z"),
             Field::text("until", "Before; empty: now", None, "2026-02-01T00:00:00Z"),
         ],
+        ..Form::default()
     })
 }
 

@@ -1,6 +1,7 @@
 //! The rows behind the figures: movements of revenue, and who pays.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -10,8 +11,10 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
+use super::super::beside::{Beside, Kept};
 use super::super::query::{address, filled};
 use super::super::screen::{Block, Cell, Field, Filter, Grid, Refusal, Screen, Tone, grouped};
 use super::super::session::Signed;
@@ -241,10 +244,11 @@ pub async fn customers(
         .await?;
     let mut tx = WorkerTx::begin(&shared.pool).await?;
     let rows = figures::customers(tx.conn(), standing, page.after, page.rows()).await?;
-    let counts = figures::standings(tx.conn()).await?;
     let (operator, filters) = (&signed.operator, asked.filters());
     looked(&mut tx, operator, CUSTOMERS_LISTED, "customers", filters).await?;
     tx.commit().await?;
+    let counting = count(shared.pool.clone());
+    let counts = console.standings.get(COUNTS_FRESH, counting).await;
     let page = page.of(rows);
     let next = page.next_cursor.as_deref();
     let query = |cursor| [("standing", Some(standing)), ("cursor", cursor)];
@@ -256,7 +260,7 @@ pub async fn customers(
     ];
     let screen = Screen::new(&signed, PATH, "Who pays, and who is free")
         .above(PATH, "Figures")
-        .with(by_plan(&counts))
+        .with(by_plan(counts.as_ref()))
         .with(Block::Filter(Filter {
             action: CUSTOMERS,
             label: "Choose who",
@@ -281,7 +285,30 @@ pub async fn customers(
     Ok(screen.answer())
 }
 
-fn by_plan(counts: &[CustomerCount]) -> Block {
+/// How many organizations stand where, by plan. All of them are looked at, which is more than a
+/// page should read.
+pub type Standings = Beside<Vec<CustomerCount>>;
+
+/// As old as what is booked may be.
+const COUNTS_FRESH: Duration = reporting::journal::PERIOD;
+
+async fn count(pool: PgPool) -> Option<Vec<CustomerCount>> {
+    let counted = async {
+        let mut tx = WorkerTx::begin(&pool).await?;
+        figures::standings(tx.conn()).await
+    };
+    let counted = counted.await.inspect_err(|error| {
+        tracing::warn!(%error, "organizations cannot be counted by standing");
+    });
+    counted.ok()
+}
+
+fn by_plan(counted: Option<&Kept<Vec<CustomerCount>>>) -> Block {
+    let counts = counted.map_or(&[][..], |counted| &counted.value);
+    let when = match counted {
+        Some(counted) => format!("Counted {} seconds ago.", counted.at.elapsed().as_secs()),
+        None => "They are being counted: look again.".to_owned(),
+    };
     let mut plans: Vec<&str> = Vec::new();
     for one in counts {
         if !plans.contains(&one.plan_tier.as_str()) {
@@ -310,15 +337,14 @@ fn by_plan(counts: &[CustomerCount]) -> Block {
     }
     Block::Grid(Grid {
         title: "By plan".to_owned(),
-        note: Some(
+        note: Some(format!(
             "Organizations that are neither archived nor erased, each once: past due, where a \
              subscription is past due or unpaid; else paying, with recurring revenue above zero; else in a \
-             trial; else free, whatever its plan."
-                .to_owned(),
-        ),
+             trial; else free, whatever its plan. {when}"
+        )),
         columns: vec!["Plan", "Paying", "Past due", "In trial", "Free"],
         rows,
-        empty: "There is no organization.",
+        empty: "There is none that is counted.",
         ..Grid::default()
     })
 }

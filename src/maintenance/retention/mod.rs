@@ -47,9 +47,11 @@ pub enum What {
     LoginThrottles,
     Rejections,
     JobRuns,
+    BulkActions,
     UsageAlerts,
     OutboundEvents,
     Reservations,
+    Denials,
 }
 
 /// What is removed, after how long, and how much of it at a time.
@@ -67,7 +69,7 @@ pub struct Rule {
 }
 
 /// All that retention removes. Payloads come before the events whose they are.
-pub const RULES: [Rule; 14] = [
+pub const RULES: [Rule; 16] = [
     Rule {
         what: What::WebhookPayloads,
         name: "webhook_payloads",
@@ -161,6 +163,14 @@ pub const RULES: [Rule; 14] = [
         indexes: &["billing_job_runs_time_idx"],
     },
     Rule {
+        what: What::BulkActions,
+        name: "webhook_bulk_actions",
+        setting: "RETENTION_SESSION_DAYS",
+        days: |kept| kept.session_days,
+        batch: 1_000,
+        indexes: &["webhook_bulk_actions_ended_idx"],
+    },
+    Rule {
         what: What::UsageAlerts,
         name: "usage_alerts",
         setting: "RETENTION_OUTBOUND_DAYS",
@@ -183,6 +193,14 @@ pub const RULES: [Rule; 14] = [
         days: |kept| kept.session_days,
         batch: 1_000,
         indexes: &["usage_reservations_settled_idx"],
+    },
+    Rule {
+        what: What::Denials,
+        name: "usage_denials",
+        setting: "RETENTION_SESSION_DAYS",
+        days: |kept| kept.session_days,
+        batch: 1_000,
+        indexes: &["usage_denials_time_idx"],
     },
 ];
 
@@ -414,9 +432,11 @@ async fn batch(
         What::LoginThrottles => store::login_throttles(conn, before, limit).await?,
         What::Rejections => store::rejections(conn, before, limit).await?,
         What::JobRuns => store::job_runs(conn, before, limit).await?,
+        What::BulkActions => store::bulk_actions(conn, before, limit).await?,
         What::UsageAlerts => store::usage_alerts(conn, before, limit).await?,
         What::OutboundEvents => store::outbound_events(conn, before, limit).await?,
         What::Reservations => store::reservations(conn, before, limit).await?,
+        What::Denials => store::denials(conn, before, limit).await?,
     };
     Ok((rows, rows >= limit.unsigned_abs()))
 }

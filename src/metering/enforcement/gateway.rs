@@ -66,7 +66,8 @@ impl Gateway {
                 metrics::decision(outcome, &self.metric, started.elapsed());
                 let headers = response::headers(&self.metric, &decided);
                 if let Some(problem) = response::denied(&self.metric, &decided) {
-                    response::log_denial(organization_id, &self.metric, &decided);
+                    self.usage
+                        .note_denial(organization_id, &self.metric, &decided);
                     let mut response = problem.into_response();
                     response.headers_mut().extend(headers);
                     return Ok(response);

@@ -301,6 +301,12 @@ impl ForwardAuth {
     ) -> Result<Response, Problem> {
         let values = self.features.find(caller.organization_id).await?;
         let Some(value) = values.grant(&needed) else {
+            let denials = &self.usage.denials;
+            denials.of_feature(
+                caller.organization_id,
+                &needed.feature,
+                features::NOT_INCLUDED,
+            );
             return Err(features::not_included(&needed.feature));
         };
         let mut headers = HeaderMap::new();

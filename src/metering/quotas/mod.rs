@@ -79,6 +79,8 @@ pub enum SetError {
     Reason,
     #[error("{0} is not in the future; give a later time, or leave it out for no end")]
     Past(Timestamp),
+    #[error("somebody else changed the override meanwhile")]
+    Changed,
     #[error(
         "the plan {plan:?} has no overage rate for {metric:?}, so that usage over the quota would cost \
          nothing; set a quota that is hard, grace or unlimited, or give the plan a rate in PLANS_FILE"
@@ -169,8 +171,31 @@ pub async fn set(
     catalogue: &Catalogue,
     command: &SetQuota,
 ) -> Result<QuotaRow, SetError> {
-    let set = enter(pool, catalogue, command, SET).await?;
+    let set = enter(pool, catalogue, command, Cause::Asked(None)).await?;
     Ok(set.expect("only what is to end may have gone before"))
+}
+
+/// When the override was set that somebody saw; `None`: there was none.
+pub type Seen = Option<Timestamp>;
+
+/// The same, unless the override is another one by now than the one that somebody saw.
+pub async fn set_as_seen(
+    pool: &PgPool,
+    catalogue: &Catalogue,
+    command: &SetQuota,
+    seen: Seen,
+) -> Result<QuotaRow, SetError> {
+    let set = enter(pool, catalogue, command, Cause::Asked(Some(seen))).await?;
+    Ok(set.expect("only what is to end may have gone before"))
+}
+
+/// Why a quota is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// Somebody asked for it, perhaps after a look at the override.
+    Asked(Option<Seen>),
+    /// The override has come to its end.
+    Ended,
 }
 
 /// None, and nothing is done, if an override is to end that has no end any more, or a later one.
@@ -178,7 +203,7 @@ async fn enter(
     pool: &PgPool,
     catalogue: &Catalogue,
     command: &SetQuota,
-    action: &'static str,
+    cause: Cause,
 ) -> Result<Option<QuotaRow>, SetError> {
     let said = checked(catalogue, command)?;
     let organization_id = command.organization_id;
@@ -187,8 +212,17 @@ async fn enter(
     if audit::is_erased(tx.conn(), organization_id).await? {
         return Err(SetError::Erased(organization_id));
     }
-    if action == EXPIRED && !is_due(&mut tx, &command.metric).await? {
-        return Ok(None);
+    // Read under the lock: another operator or replica may have set or ended it meanwhile.
+    let overrides = store::overrides(tx.conn(), organization_id).await?;
+    let set = overrides
+        .into_iter()
+        .find(|one| one.metric == command.metric);
+    match cause {
+        Cause::Asked(Some(seen)) if set.as_ref().map(|set| set.updated_at) != seen => {
+            return Err(SetError::Changed);
+        }
+        Cause::Ended if !is_due(&mut tx, set.as_ref()).await? => return Ok(None),
+        Cause::Asked(_) | Cause::Ended => {}
     }
     if let Some(at) = command.expires_at
         && at <= store::now(tx.conn()).await?
@@ -206,7 +240,7 @@ async fn enter(
     let unheeded = command.over_limit == Some(OverLimit::Overage)
         && command.limit != QuotaLimit::Unlimited
         && after.over_limit != OverLimit::Overage.as_str();
-    if action == SET && (unheeded || after.is_never_billed()) {
+    if cause != Cause::Ended && (unheeded || after.is_never_billed()) {
         return Err(SetError::NoRate {
             plan: after.plan_tier,
             metric: command.metric.clone(),
@@ -216,7 +250,10 @@ async fn enter(
     let ended = grace::end_covered(tx.conn(), &[organization_id], reason).await?;
     let mut entries = vec![NewEntry {
         organization_id,
-        action,
+        action: match cause {
+            Cause::Asked(_) => SET,
+            Cause::Ended => EXPIRED,
+        },
         actor: command.actor,
         resource_type: "quota",
         resource_id: command.metric.clone(),
@@ -237,13 +274,9 @@ async fn enter(
     Ok(Some(after))
 }
 
-/// Whether an override's end has come. It is read under the lock: an operator may have set
-/// another since it was looked up, and another replica may have ended it.
-async fn is_due(tx: &mut TenantTx, metric: &str) -> Result<bool, sqlx::Error> {
-    let organization_id = tx.organization_id();
+/// Whether an override's end has come.
+async fn is_due(tx: &mut TenantTx, set: Option<&QuotaOverride>) -> Result<bool, sqlx::Error> {
     let now = store::now(tx.conn()).await?;
-    let overrides = store::overrides(tx.conn(), organization_id).await?;
-    let set = overrides.into_iter().find(|one| one.metric == metric);
     Ok(set
         .and_then(|set| set.expires_at)
         .is_some_and(|at| at <= now))
@@ -344,7 +377,7 @@ pub async fn sweep(pool: &PgPool, catalogue: &Catalogue) -> Result<usize, sqlx::
                 actor: Actor::System,
                 client: None,
             };
-            match enter(pool, catalogue, &command, EXPIRED).await {
+            match enter(pool, catalogue, &command, Cause::Ended).await {
                 Ok(Some(_)) => ended += 1,
                 Ok(None) => {}
                 Err(SetError::Database(error)) => return Err(error),

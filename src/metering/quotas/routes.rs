@@ -240,7 +240,7 @@ async fn set_quota(
 impl From<SetError> for Problem {
     fn from(error: SetError) -> Self {
         let text = error.to_string();
-        let invalid = |code| Self::new(axum::http::StatusCode::BAD_REQUEST, code, text);
+        let invalid = |code| Self::new(axum::http::StatusCode::BAD_REQUEST, code, text.clone());
         match error {
             SetError::Database(error) => error.into(),
             SetError::Organization(_) => Self::not_found("organization not found"),
@@ -249,6 +249,11 @@ impl From<SetError> for Problem {
             SetError::OverLimitOfPlan => invalid("invalid_limit"),
             SetError::NoRate { .. } => invalid("overage_without_rate"),
             SetError::Reason => invalid("invalid_reason"),
+            SetError::Changed => Self::new(
+                axum::http::StatusCode::CONFLICT,
+                "override_changed",
+                text.clone(),
+            ),
             SetError::Past(_) | SetError::EndOfPlan => invalid("invalid_time"),
         }
     }

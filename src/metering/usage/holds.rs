@@ -194,7 +194,7 @@ pub(super) async fn reserve(
     metrics::decision(response::outcome(&decided), &metric, started.elapsed());
     let Some(hold) = hold else {
         metrics::holds::reservation("denied");
-        response::log_denial(caller.organization_id, &metric, &decided);
+        usage.note_denial(caller.organization_id, &metric, &decided);
         return Ok(response::checked(&metric, &decided));
     };
     if !decided.duplicate {
@@ -263,7 +263,7 @@ pub(super) async fn confirm(
         confirmed(&hold, used).unwrap_or_else(axum::response::IntoResponse::into_response);
     if let Some(decided) = decided {
         metrics::holds::reservation(HoldOutcome::Confirmed.as_str());
-        response::log_denial(organization_id, &hold.metric, &decided);
+        usage.note_denial(organization_id, &hold.metric, &decided);
         let headers = response::headers(&hold.metric, &decided);
         answer.headers_mut().extend(headers);
     }

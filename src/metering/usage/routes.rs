@@ -19,7 +19,10 @@ use super::offload::Offload;
 use super::{response, take_back};
 use crate::catalogue::Catalogue;
 use crate::features;
-use crate::metering::ledger::{Ledger, LedgerError, NewEvent, Question, UsageRejection};
+use crate::metering::denials::Denials;
+use crate::metering::ledger::{
+    Ledger, LedgerError, NewEvent, Question, QuotaDecision, UsageRejection,
+};
 use crate::server::extract::Json;
 use crate::server::problem::Problem;
 use crate::server::routes::{Permission, RateClass, Routes, each_tenant, tenant};
@@ -31,6 +34,7 @@ use crate::tenancy::names::Names;
 #[derive(Clone)]
 pub struct Usage {
     pub ledger: Ledger,
+    pub denials: Denials,
     pub catalogue: Arc<Catalogue>,
     pub offload: Offload,
     pub stored: Stored,
@@ -156,7 +160,7 @@ impl Usage {
             Ok((decided, value)) => {
                 let outcome = response::outcome(&decided);
                 metrics::decision(outcome, metric, started.elapsed());
-                response::log_denial(organization_id, metric, &decided);
+                self.note_denial(organization_id, metric, &decided);
                 let mut response = response::checked(metric, &decided);
                 if let Some((needed, value)) = needed.zip(value) {
                     let status = response.status();
@@ -167,6 +171,8 @@ impl Usage {
             // About the use, nothing was asked of the quota.
             Err(LedgerError::Rejected(UsageRejection::FeatureNotIncluded)) => {
                 let id = needed.map(|needed| needed.feature).unwrap_or_default();
+                let denials = &self.denials;
+                denials.of_feature(organization_id, &id, features::NOT_INCLUDED);
                 Err(features::not_included(&id))
             }
             Err(error) => {
@@ -179,6 +185,12 @@ impl Usage {
                 Ok(response)
             }
         }
+    }
+
+    /// Keeps a use that the quota refused, for whoever asks why; one that was let in is none.
+    pub fn note_denial(&self, organization_id: Uuid, metric: &str, decided: &QuotaDecision) {
+        response::log_denial(organization_id, metric, decided);
+        self.denials.of_use(organization_id, metric, decided);
     }
 
     /// Handles usage that could not be decided: an error, unless the metric is

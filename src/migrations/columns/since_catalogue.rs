@@ -327,6 +327,28 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
+        "20260130020000_revenue_terms",
+        &[
+            ("billing_subscriptions", "collection_paused"),
+            (
+                "billing_subscription_items",
+                "quantity_divide_by quantity_round tax_behavior included_tax_percent",
+            ),
+        ],
+    ),
+    (
+        "20260130020100_bulk_action_tries",
+        &[("webhook_bulk_actions", "requested_by_key tries last_error")],
+    ),
+    (
+        "20260130020300_usage_denials",
+        &[(
+            "usage_denials",
+            "organization_id id request_id denied_at reason metric feature usage quota \
+             grace_expires_at",
+        )],
+    ),
+    (
         "20260130030000_session_issuers",
         &[("user_sessions", "issuer")],
     ),

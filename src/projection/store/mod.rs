@@ -19,6 +19,7 @@ pub mod payment_methods;
 pub mod price_swaps;
 pub mod refunds;
 pub mod schedules;
+pub mod subscription_history;
 pub mod subscriptions;
 pub mod unclaimed;
 

@@ -28,8 +28,8 @@ pub async fn load(
         r#"SELECT organization_id, stripe_subscription_id, stripe_customer_id, status, stripe_status,
                   plan_tier, plan_version, plan_interval, plan_seats, plan_addons, currency,
                   current_period_start, current_period_end, usage_period_start, usage_period_end,
-                  billing_cycle_anchor, billing_mode, collection_method, trial_start, trial_end,
-                  cancel_at, cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
+                  billing_cycle_anchor, billing_mode, collection_method, collection_paused, trial_start,
+                  trial_end, cancel_at, cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
                   default_payment_method_id, discounted, discount_ids, taxed, pending_update,
                   has_more_items, stripe_schedule_id, cancellation_feedback, cancellation_reason,
                   metadata, known_tier, past_due_since, access_ends_at, access_ended_at,
@@ -58,6 +58,7 @@ pub async fn load(
             "billingCycleAnchor": row.billing_cycle_anchor.map(|at| at.to_jiff()),
             "billingMode": row.billing_mode,
             "collectionMethod": row.collection_method,
+            "collectionPaused": row.collection_paused,
             "trialStart": row.trial_start.map(|at| at.to_jiff()),
             "trialEnd": row.trial_end.map(|at| at.to_jiff()),
             "cancelAt": row.cancel_at.map(|at| at.to_jiff()),
@@ -222,7 +223,7 @@ pub async fn save(
            last_event_rank, last_event_id, tied_event_ids, known_tier, plan_version,
            plan_interval, plan_seats, plan_addons, stripe_schedule_id, cancellation_comment,
            cancellation_feedback, cancellation_reason, discount_ids, usage_period_start,
-           usage_period_end)
+           usage_period_end, collection_paused)
          SELECT
            organization_id, stripe_subscription_id, stripe_customer_id, status, stripe_status,
            plan_tier, currency, current_period_start, current_period_end, billing_cycle_anchor,
@@ -233,7 +234,7 @@ pub async fn save(
            last_event_rank, last_event_id, tied_event_ids, known_tier, plan_version,
            plan_interval, plan_seats, plan_addons, stripe_schedule_id, cancellation_comment,
            cancellation_feedback, cancellation_reason, discount_ids, usage_period_start,
-           usage_period_end
+           usage_period_end, collection_paused
            FROM json_populate_recordset(NULL::billing_subscriptions, $1::text::json)
          ON CONFLICT (organization_id, stripe_subscription_id) DO UPDATE SET
            stripe_customer_id = excluded.stripe_customer_id, status = excluded.status,
@@ -260,7 +261,8 @@ pub async fn save(
            cancellation_reason = excluded.cancellation_reason,
            discount_ids = excluded.discount_ids,
            usage_period_start = excluded.usage_period_start,
-           usage_period_end = excluded.usage_period_end, updated_at = excluded.updated_at",
+           usage_period_end = excluded.usage_period_end,
+           collection_paused = excluded.collection_paused, updated_at = excluded.updated_at",
         document(&rows)?
     )
     .execute(&mut *conn)
@@ -319,13 +321,15 @@ async fn replace_items(
            stripe_price_id, stripe_product_id, lookup_key, usage_type, unit_amount,
            unit_amount_decimal, currency, recurring_interval, recurring_interval_count,
            quantity, current_period_start, current_period_end, plan_tier, metric, seats,
-           addon, discount_ids)
+           addon, discount_ids, quantity_divide_by, quantity_round, tax_behavior,
+           included_tax_percent)
          SELECT
            organization_id, stripe_subscription_id, stripe_subscription_item_id,
            stripe_price_id, stripe_product_id, lookup_key, usage_type, unit_amount,
            unit_amount_decimal, currency, recurring_interval, recurring_interval_count,
            quantity, current_period_start, current_period_end, plan_tier, metric, seats,
-           addon, discount_ids
+           addon, discount_ids, quantity_divide_by, quantity_round, tax_behavior,
+           included_tax_percent
            FROM json_populate_recordset(NULL::billing_subscription_items, $1::text::json)",
         document(&items)?
     )

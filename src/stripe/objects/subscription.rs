@@ -2,6 +2,7 @@
 
 use billing_domain::status::SubscriptionStatus;
 use jiff::Timestamp;
+use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -27,6 +28,8 @@ pub struct Subscription {
     pub billing_cycle_anchor: Option<Timestamp>,
     pub billing_mode: Option<String>,
     pub collection_method: Option<String>,
+    /// What becomes of its invoices while collection is paused; `None`: it is not paused.
+    pub collection_paused: Option<String>,
     pub trial_start: Option<Timestamp>,
     pub trial_end: Option<Timestamp>,
     pub cancel_at: Option<Timestamp>,
@@ -88,6 +91,13 @@ pub struct SubscriptionItem {
     #[serde(rename = "recurring_interval_count")]
     pub interval_count: Option<i32>,
     pub quantity: Option<i64>,
+    /// The quantity is sold in packages of so many, rounded `up` or `down`.
+    pub quantity_divide_by: Option<i64>,
+    pub quantity_round: Option<String>,
+    /// Whether the amount is with or without the tax that Stripe computes.
+    pub tax_behavior: Option<String>,
+    /// The rates of tax that the amount includes, added up.
+    pub included_tax_percent: Option<Decimal>,
     /// Its own discounts, in the order in which they apply.
     pub discount_ids: Vec<String>,
     #[serde(skip)]
@@ -103,13 +113,19 @@ impl Subscription {
     pub fn read(object: &Value) -> Result<Self, ShapeError> {
         let o = Fields::root(object);
         let own = Discounts::of(&o)?;
-        let items = if o.has("items") {
+        let mut items = if o.has("items") {
             o.list("items")?
                 .map(SubscriptionItem::read)
                 .collect::<Result<Vec<_>, _>>()?
         } else {
             SubscriptionItem::of_plan(&o)?.into_iter().collect()
         };
+        // The rates of the whole are those of items without their own.
+        if let Some(percent) = included_tax(&o, "default_tax_rates")? {
+            for item in &mut items {
+                item.included_tax_percent.get_or_insert(percent);
+            }
+        }
         // The catalogue decides which item's period counts; this default is the
         // one that ends first.
         let with_period = items
@@ -135,6 +151,7 @@ impl Subscription {
             billing_cycle_anchor: o.time("billing_cycle_anchor")?,
             billing_mode: billing_mode(&o)?,
             collection_method: collection_method(&o)?,
+            collection_paused: o.within("pause_collection")?.maybe_text("behavior")?,
             trial_start: o.time("trial_start")?,
             trial_end: o.time("trial_end")?,
             cancel_at: o.time("cancel_at")?,
@@ -178,6 +195,23 @@ fn is_taxed(o: &Fields<'_>) -> Result<bool, ShapeError> {
         || has_members(o, "default_tax_rates")?
         || o.has_nonzero("tax_percent")
         || any(o.list("items")?, |item| has_members(item, "tax_rates"))?)
+}
+
+/// The rates under `name` that the amount includes, added up; `None` where no rate is named.
+fn included_tax(o: &Fields<'_>, name: &str) -> Result<Option<Decimal>, ShapeError> {
+    let mut sum = None;
+    for rate in o.array(name)? {
+        let sum = sum.get_or_insert(Decimal::ZERO);
+        if rate.flag("inclusive")? {
+            let percent = rate.decimal("percentage")?;
+            let percent = percent.and_then(|percent| percent.parse::<Decimal>().ok());
+            let percent = percent.ok_or_else(|| rate.missing("percentage"))?;
+            *sum = sum
+                .checked_add(percent)
+                .ok_or_else(|| rate.too_large("percentage"))?;
+        }
+    }
+    Ok(sum)
 }
 
 /// Versions before 2016 have only the start.
@@ -229,6 +263,11 @@ impl SubscriptionItem {
             _ => o.within("plan")?,
         };
         let recurring = price.within("recurring")?;
+        let packages = price.within("transform_quantity")?;
+        let packages = match packages.is_present() {
+            true => packages,
+            false => price.within("transform_usage")?,
+        };
         // The discounts of a plan at the top are the subscription's.
         let discounts = if o.has("status") {
             Discounts::default()
@@ -264,6 +303,10 @@ impl SubscriptionItem {
             interval: recurring.maybe_text("interval")?,
             interval_count: recurring.small("interval_count")?,
             quantity: o.quantity("quantity")?,
+            quantity_divide_by: packages.maybe_integer("divide_by")?.filter(|by| *by > 0),
+            quantity_round: packages.maybe_text("round")?,
+            tax_behavior: price.maybe_text("tax_behavior")?,
+            included_tax_percent: included_tax(o, "tax_rates")?,
             discount_ids: discounts.ids,
             discounts: discounts.shown,
             current_period_start: o.time("current_period_start")?,

@@ -10,6 +10,7 @@ pub fn describe() {
     super::service::describe();
     super::outbound::describe();
     super::bulk::describe();
+    super::denials::describe();
     super::holds::describe();
     super::operators::describe();
     describe_counter!(

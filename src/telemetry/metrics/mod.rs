@@ -6,6 +6,7 @@ pub mod audit;
 pub mod background;
 pub mod budget;
 pub mod bulk;
+pub mod denials;
 mod describe;
 mod drift;
 pub mod holds;
@@ -167,6 +168,7 @@ fn start_at_zero(labels: &Labels) {
     log::start_at_zero();
     outbound::start_at_zero();
     bulk::start_at_zero();
+    denials::start_at_zero();
     holds::start_at_zero();
     operators::start_at_zero();
     for status in ["processed", "failed"] {

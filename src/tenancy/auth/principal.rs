@@ -155,6 +155,14 @@ impl Operator {
         }
     }
 
+    /// The key that calls; none where a person does.
+    pub fn key_id(&self) -> Option<Uuid> {
+        match self.actor {
+            Actor::ApiKey(id) => Some(id),
+            Actor::User(_) | Actor::System | Actor::Webhook => None,
+        }
+    }
+
     /// Puts the caller into the request.
     pub(super) fn enter(self, extensions: &mut Extensions) {
         extensions.insert(self.identity());

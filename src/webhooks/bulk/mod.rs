@@ -22,7 +22,7 @@ use crate::webhooks::dead_letters::reason::Reason;
 use crate::webhooks::store::bulk as store;
 use crate::webhooks::store::dead_letters;
 
-pub use run::{Came, POLL, Running, Step, run_some};
+pub use run::{Came, POLL, RENEW_EVERY, Running, Step, run_some};
 
 pub const STARTED: &str = "bulk_action_started";
 pub const STOPPED: &str = "bulk_action_stopped";
@@ -182,9 +182,12 @@ pub struct BulkAction {
     pub skipped: i64,
     /// The first 50 that failed.
     pub failures: Vec<Failed>,
-    /// The operator; null: a key or the command line, as the entry `bulk_action_started` says.
+    /// The operator; null: a key or the command line.
     #[schema(required)]
     pub requested_by: Option<Uuid>,
+    /// The operators' key.
+    #[schema(required)]
+    pub requested_by_key: Option<Uuid>,
     pub created_at: Timestamp,
     #[schema(required)]
     pub started_at: Option<Timestamp>,
@@ -239,6 +242,13 @@ impl By<'_> {
     fn user(self) -> Option<Uuid> {
         match self {
             Self::Operator(operator) => operator.user_id(),
+            Self::CommandLine => None,
+        }
+    }
+
+    fn key(self) -> Option<Uuid> {
+        match self {
+            Self::Operator(operator) => operator.key_id(),
             Self::CommandLine => None,
         }
     }
@@ -302,9 +312,6 @@ pub async fn start(
     if count > MOST {
         return Err(BulkError::TooMany);
     }
-    if store::open(tx.conn()).await? >= OPEN {
-        return Err(BulkError::TooManyOpen);
-    }
     let new = store::New {
         id: Uuid::now_v7(),
         act,
@@ -312,11 +319,17 @@ pub async fn start(
         counted: count,
         through: last,
         requested_by: by.user(),
+        requested_by_key: by.key(),
     };
     store::insert(tx.conn(), &new).await?;
     let mut entry = by.did(STARTED, new.id);
     entry.after = Some(json!({"action": act, "filter": filter, "counted": count}));
     audit::record_one(&mut tx, entry).await?;
+    // The operators' chain is held from here on, by one who begins at a time.
+    if store::open(tx.conn()).await? > OPEN {
+        tx.rollback().await?;
+        return Err(BulkError::TooManyOpen);
+    }
     let begun = store::get(tx.conn(), new.id).await?;
     tx.commit().await?;
     tracing::info!(bulk_action = %new.id, action = act.as_str(), counted = count, "Bulk action started");

@@ -1,5 +1,6 @@
 //! Doing it, a batch at a time, and giving way to intake.
 
+use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +21,10 @@ use crate::webhooks::worker::{Processor, pause_after};
 
 /// How often to look for something to do.
 pub const POLL: Duration = Duration::from_secs(1);
+/// How often the lease is renewed while an event is done.
+pub const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// After how many tries in vain an event is counted as failed, so that the others are done.
+const MOST_TRIES: i32 = 5;
 /// Events that are looked up at a time. Another bulk action may come after them.
 const BATCH: i64 = 50;
 
@@ -29,6 +34,7 @@ pub struct Running {
     pub processor: Arc<Processor>,
     pub pressure: Arc<Backpressure>,
     pub stop: CancellationToken,
+    pub renew_every: Duration,
 }
 
 /// One event of a bulk action that is under way.
@@ -59,20 +65,15 @@ impl Came {
 impl Step<'_> {
     /// The audit entry for what is done with the event.
     pub fn did(&self, action: &'static str, organization: Option<Uuid>, id: String) -> NewEntry {
-        let by = self.claimed.requested_by;
+        let user = self.claimed.requested_by.map(Actor::User);
+        let by = user.or(self.claimed.requested_by_key.map(Actor::ApiKey));
         NewEntry {
             organization_id: organization.unwrap_or(audit::OPERATORS),
             metadata: match by {
                 Some(_) => json!({"operator": true, "bulkAction": self.claimed.id}),
-                // A key's, or the command line's: the entry of its beginning says whose.
-                None => json!({"bulkAction": self.claimed.id}),
+                None => json!({"by": "command line", "bulkAction": self.claimed.id}),
             },
-            ..entry(
-                action,
-                by.map_or(Actor::System, Actor::User),
-                "webhook_event",
-                id,
-            )
+            ..entry(action, by.unwrap_or(Actor::System), "webhook_event", id)
         }
     }
 
@@ -124,10 +125,14 @@ async fn batch(running: &Running) -> Result<bool, sqlx::Error> {
     let worked = work(running, &claimed, lease).await;
     match worked {
         Ok(true) => end(running, &claimed, lease).await?,
-        // Another may go on at once.
-        Ok(false) | Err(_) => {
+        Ok(false) => {
             let mut tx = WorkerTx::begin(pool).await?;
             store::release(tx.conn(), claimed.id, lease).await?;
+            tx.commit().await?;
+        }
+        Err(ref error) => {
+            let mut tx = WorkerTx::begin(pool).await?;
+            store::set_back(tx.conn(), (claimed.id, lease), &error.to_string()).await?;
             tx.commit().await?;
         }
     }
@@ -140,7 +145,7 @@ async fn work(running: &Running, claimed: &Claimed, lease: Uuid) -> Result<bool,
     let bounds = (claimed.position.clone(), Some(claimed.through));
     let events = page(tx.conn(), claimed.act, &claimed.filter, bounds, BATCH).await?;
     tx.commit().await?;
-    for event in &events {
+    for (n, event) in events.iter().enumerate() {
         if running.stop.is_cancelled() {
             return Ok(false);
         }
@@ -150,7 +155,11 @@ async fn work(running: &Running, claimed: &Claimed, lease: Uuid) -> Result<bool,
             lease,
             position: event.position(),
         };
-        if !step_of(running, &step, event).await? {
+        let goes_on = match n == 0 && claimed.tries > MOST_TRIES {
+            true => give_up(running, &step).await?,
+            false => step_of(running, &step, event).await?,
+        };
+        if !goes_on {
             return Ok(false);
         }
         if running.pressure.is_high() {
@@ -174,7 +183,12 @@ async fn step_of(
         }
     };
     // An event that makes its handler panic fails, and the next is done.
-    match AssertUnwindSafe(doing).catch_unwind().await {
+    let doing = AssertUnwindSafe(doing).catch_unwind();
+    let done = tokio::select! {
+        done = doing => done,
+        never = hold(running, step) => match never {},
+    };
+    match done {
         Ok(done) => done,
         Err(_) => {
             let mut tx = WorkerTx::begin(&processor.pool).await?;
@@ -184,6 +198,36 @@ async fn step_of(
             Ok(advanced)
         }
     }
+}
+
+/// Renews the lease, for as long as an event takes: two replicas would take it from one another
+/// else, again and again.
+async fn hold(running: &Running, step: &Step<'_>) -> Infallible {
+    loop {
+        tokio::time::sleep(running.renew_every).await;
+        let renewed = async {
+            let mut tx = WorkerTx::begin(&running.processor.pool).await?;
+            store::renew(tx.conn(), step.claimed.id, step.lease).await?;
+            tx.commit().await
+        };
+        if let Err(error) = renewed.await {
+            tracing::warn!(%error, bulk_action = %step.claimed.id, "the lease of a bulk action was not renewed");
+        }
+    }
+}
+
+/// Counts an event as failed that could not be done, nor entered as failed, again and again: it
+/// would keep the others from being done.
+async fn give_up(running: &Running, step: &Step<'_>) -> Result<bool, sqlx::Error> {
+    let last = step.claimed.last_error.as_deref();
+    let why = last.unwrap_or("the process ended meanwhile");
+    let why = format!("not done after {MOST_TRIES} tries: {why}");
+    let event_id = &step.position.1;
+    tracing::error!(event_id, bulk_action = %step.claimed.id, error = why, "Event of a bulk action given up");
+    let mut tx = WorkerTx::begin(&running.processor.pool).await?;
+    let advanced = step.advance(&mut tx, Came::Failed(why)).await?;
+    tx.commit().await?;
+    Ok(advanced)
 }
 
 /// Nothing is left: it is done, unless somebody stopped it meanwhile.

@@ -17,6 +17,7 @@ pub struct New<'a> {
     pub counted: i64,
     pub through: Timestamp,
     pub requested_by: Option<Uuid>,
+    pub requested_by_key: Option<Uuid>,
 }
 
 /// One that this replica works on.
@@ -26,20 +27,27 @@ pub struct Claimed {
     pub filter: Filter,
     pub through: Timestamp,
     pub requested_by: Option<Uuid>,
+    pub requested_by_key: Option<Uuid>,
     /// After which event it goes on.
     pub position: Option<Position>,
+    /// How often it was taken up without getting past the next event, this time included.
+    pub tries: i32,
+    /// What was in the way the last time.
+    pub last_error: Option<String>,
 }
 
 pub async fn insert(conn: &mut PgConnection, new: &New<'_>) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "INSERT INTO webhook_bulk_actions (id, action, filter, counted, through, requested_by)
-         VALUES ($1, $2, $3, $4, $5, $6)",
+        "INSERT INTO webhook_bulk_actions (id, action, filter, counted, through, requested_by,
+                                           requested_by_key)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
         new.id,
         new.act.as_str(),
         Json(new.filter) as _,
         new.counted,
         new.through.to_sqlx() as _,
-        new.requested_by
+        new.requested_by,
+        new.requested_by_key
     )
     .execute(conn)
     .await?;
@@ -65,6 +73,7 @@ struct Row {
     skipped: i64,
     failures: Json<Vec<Failed>>,
     requested_by: Option<Uuid>,
+    requested_by_key: Option<Uuid>,
     created_at: jiff_sqlx::Timestamp,
     started_at: Option<jiff_sqlx::Timestamp>,
     ended_at: Option<jiff_sqlx::Timestamp>,
@@ -90,6 +99,7 @@ impl Row {
             skipped: self.skipped,
             failures: self.failures.0,
             requested_by: self.requested_by,
+            requested_by_key: self.requested_by_key,
             created_at: self.created_at.to_jiff(),
             started_at: self.started_at.map(|time| time.to_jiff()),
             ended_at: self.ended_at.map(|time| time.to_jiff()),
@@ -106,8 +116,8 @@ pub async fn get(conn: &mut PgConnection, id: Uuid) -> Result<Option<BulkAction>
     let row = sqlx::query_as!(
         Row,
         r#"SELECT id, action, filter AS "filter: Json<Filter>", counted, succeeded, failed, skipped,
-                  failures AS "failures: Json<Vec<Failed>>", requested_by, created_at, started_at,
-                  ended_at, stopped
+                  failures AS "failures: Json<Vec<Failed>>", requested_by, requested_by_key,
+                  created_at, started_at, ended_at, stopped
              FROM webhook_bulk_actions WHERE id = $1"#,
         id
     )
@@ -125,8 +135,8 @@ pub async fn page(
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT id, action, filter AS "filter: Json<Filter>", counted, succeeded, failed, skipped,
-                  failures AS "failures: Json<Vec<Failed>>", requested_by, created_at, started_at,
-                  ended_at, stopped
+                  failures AS "failures: Json<Vec<Failed>>", requested_by, requested_by_key,
+                  created_at, started_at, ended_at, stopped
              FROM webhook_bulk_actions WHERE $1::uuid IS NULL OR id < $1 ORDER BY id DESC LIMIT $2"#,
         before,
         limit
@@ -141,13 +151,13 @@ pub async fn claim(conn: &mut PgConnection, lease: Uuid) -> Result<Option<Claime
     let row = sqlx::query!(
         r#"UPDATE webhook_bulk_actions
               SET lease_id = $1, lease_expires_at = clock_timestamp() + interval '20 seconds',
-                  started_at = coalesce(started_at, now())
+                  started_at = coalesce(started_at, now()), tries = tries + 1
             WHERE id = (SELECT id FROM webhook_bulk_actions
                          WHERE ended_at IS NULL
                            AND (lease_expires_at IS NULL OR lease_expires_at <= now())
                          ORDER BY worked_at NULLS FIRST, id LIMIT 1 FOR UPDATE SKIP LOCKED)
            RETURNING id, action, filter AS "filter: Json<Filter>", through, requested_by,
-                     position_at, position_id"#,
+                     requested_by_key, position_at, position_id, tries, last_error"#,
         lease
     )
     .fetch_optional(conn)
@@ -160,7 +170,10 @@ pub async fn claim(conn: &mut PgConnection, lease: Uuid) -> Result<Option<Claime
         filter: row.filter.0,
         through: row.through.to_jiff(),
         requested_by: row.requested_by,
+        requested_by_key: row.requested_by_key,
         position: at.zip(row.position_id),
+        tries: row.tries,
+        last_error: row.last_error,
     }))
 }
 
@@ -181,6 +194,7 @@ pub async fn advance(
                 skipped = skipped + ($5 = 'skipped')::int,
                 failures = CASE WHEN $6::jsonb IS NULL OR jsonb_array_length(failures) >= 50
                                 THEN failures ELSE failures || $6 END,
+                tries = 0, last_error = NULL,
                 lease_expires_at = clock_timestamp() + interval '20 seconds'
           WHERE id = $1 AND lease_id = $2 AND ended_at IS NULL",
         id,
@@ -195,14 +209,52 @@ pub async fn advance(
     Ok(advanced.rows_affected() == 1)
 }
 
-/// Lets others go on.
+/// Holds on to it while an event takes long. Waits for nobody: who has the row writes its lease,
+/// or ends it.
+pub async fn renew(conn: &mut PgConnection, id: Uuid, lease: Uuid) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE webhook_bulk_actions
+            SET lease_expires_at = clock_timestamp() + interval '20 seconds'
+          WHERE id = (SELECT id FROM webhook_bulk_actions
+                       WHERE id = $1 AND lease_id = $2 AND ended_at IS NULL
+                       FOR UPDATE SKIP LOCKED)",
+        id,
+        lease
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Lets others go on at once: what was begun is no try in vain.
 pub async fn release(conn: &mut PgConnection, id: Uuid, lease: Uuid) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE webhook_bulk_actions
-            SET lease_id = NULL, lease_expires_at = NULL, worked_at = clock_timestamp()
+            SET lease_id = NULL, lease_expires_at = NULL, worked_at = clock_timestamp(),
+                tries = greatest(tries - 1, 0)
           WHERE id = $1 AND lease_id = $2",
         id,
         lease
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Lets others go on after a while: a second, and twice as long each time.
+pub async fn set_back(
+    conn: &mut PgConnection,
+    (id, lease): (Uuid, Uuid),
+    error: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE webhook_bulk_actions
+            SET lease_id = NULL, worked_at = clock_timestamp(), last_error = $3,
+                lease_expires_at = clock_timestamp() + interval '1 second' * 2 ^ least(tries, 6)
+          WHERE id = $1 AND lease_id = $2",
+        id,
+        lease,
+        error
     )
     .execute(conn)
     .await?;

@@ -95,6 +95,7 @@ const COMMANDS: &[&[&str]] = &[
     &["figures", "show"],
     &["figures", "months"],
     &["figures", "standings"],
+    &["figures", "rebuild", "--yes"],
     &["features", "list", "--organization", ORGANIZATION],
     &[
         "features",

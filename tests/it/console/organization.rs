@@ -140,3 +140,41 @@ fn text(value: &Value) -> String {
         .unwrap_or_else(|| panic!("{value}"))
         .to_owned()
 }
+
+#[tokio::test]
+async fn the_timeline_has_dead_letters_where_they_were_given_up() {
+    let desk = Desk::open().await;
+    let organization = desk.organization;
+    desk.deliver("cus_1", &["evt_1", "evt_2"]).await;
+    desk.service
+        .db
+        .execute(&format!(
+            "INSERT INTO webhook_dead_letter_queue
+               (bucket, stripe_event_id, event_type, livemode, event_created_at, payload,
+                received_at, organization_id, retry_count, error_message, attempts,
+                dead_lettered_at)
+             SELECT 1, 'evt_dead_' || n, 'invoice.finalized', false, now(), '{{}}',
+                    now() - interval '3 days', '{organization}', 20, 'the line has no amount', '[]',
+                    now() - interval '1 day'
+               FROM generate_series(1, 2) n"
+        ))
+        .await;
+    let mut browser = Browser::of(&desk.service, OPERATOR).await;
+    let path = format!("/console/organizations/{organization}/timeline");
+    let whole = browser.get(&path).await;
+    is_ok(&whole);
+    let place = |said: &str| whole.text.find(said).unwrap_or_else(|| panic!("{said}"));
+    // Newest first, by the time at which they were given up.
+    assert!(place(">evt_1<") < place("evt_dead_2"));
+    assert!(place("evt_dead_2") < place("evt_dead_1"));
+    assert!(
+        whole
+            .text
+            .contains("given up after 20 retries: the line has no amount"),
+        "{}",
+        whole.text
+    );
+    let one = browser.get(&format!("{path}?kind=dead_letter")).await;
+    assert!(one.text.contains("evt_dead_1"), "{}", one.text);
+    assert!(!one.text.contains(">evt_1<"), "{}", one.text);
+}

@@ -160,3 +160,62 @@ async fn a_read_only_operator_sees_overrides_and_sets_none() {
         assert_eq!(refused.status, 403, "{}", refused.text);
     }
 }
+
+#[tokio::test]
+async fn of_two_who_saw_the_same_one_changes_it() {
+    let desk = Desk::open().await;
+    let organization = desk.organization;
+    for (of, value) in [("quotas/api_calls", "7"), ("features/sso", "true")] {
+        let path = format!("/console/organizations/{organization}/{of}");
+        let (mut one, mut other) = (
+            Browser::of(&desk.service, OPERATOR).await,
+            Browser::of(&desk.service, OPERATOR).await,
+        );
+        let seen = one.get(&path).await.seen();
+        assert_eq!(other.get(&path).await.seen(), seen);
+        let form = [
+            ("seen", &*seen),
+            ("value", value),
+            ("reason", "at once"),
+            ("do", "set"),
+        ];
+        let (first, second) = tokio::join!(one.post(&path, &form), other.post(&path, &form));
+        let mut statuses = [first.status, second.status];
+        statuses.sort_unstable();
+        assert_eq!(statuses, [303, 409], "{of}");
+    }
+}
+
+#[tokio::test]
+async fn the_reason_for_returning_to_the_plans_is_in_the_audit_log() {
+    let desk = Desk::open().await;
+    let organization = desk.organization;
+    let mut browser = Browser::of(&desk.service, OPERATOR).await;
+    for (of, value) in [("quotas/api_calls", "7"), ("features/sso", "true")] {
+        let path = format!("/console/organizations/{organization}/{of}");
+        for (value, reason, act) in [
+            (value, "a trial", "set"),
+            ("", "the trial is over", "unset"),
+        ] {
+            let seen = browser.get(&path).await.seen();
+            let form = [
+                ("seen", &*seen),
+                ("value", value),
+                ("reason", reason),
+                ("do", act),
+            ];
+            let done = browser.post(&path, &form).await;
+            assert_eq!(done.status, 303, "{}", done.text);
+        }
+    }
+    let reasons = "SELECT string_agg(l.action || ': ' || p.reason, ', ' ORDER BY l.sequence)
+                     FROM billing_audit_log l
+                     JOIN billing_audit_personal_data p
+                       ON p.organization_id = l.organization_id AND p.entry_id = l.id
+                    WHERE p.reason IS NOT NULL";
+    assert_eq!(
+        desk.service.db.value(reasons).await,
+        "quota_set: a trial, quota_set: the trial is over, feature_set: a trial, \
+         feature_unset: the trial is over"
+    );
+}

@@ -282,6 +282,7 @@ async fn the_guides_migrations_go_and_come_back_without_loss() {
                 "usage_totals",
                 "usage_reservations",
                 "usage_alerts",
+                "usage_denials",
                 "usage_reports",
                 "usage_charges",
                 "usage_pending_levels",

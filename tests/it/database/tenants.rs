@@ -49,6 +49,11 @@ pub const ROWS: &[(&str, &str)] = &[
          VALUES ({org}, '{key}', now(), 80, gen_random_uuid(), now(), 8, 10, now(), now())",
     ),
     (
+        "usage_denials",
+        "(organization_id, id, request_id, denied_at, reason, metric)
+         VALUES ({org}, md5('{key}')::uuid, '{key}', now(), 'QUOTA_EXCEEDED', 'api_calls')",
+    ),
+    (
         "outbound_changes",
         "(organization_id, id, first_entry, last_entry) VALUES ({org}, md5('{key}')::uuid, 1, 1)",
     ),

@@ -82,6 +82,11 @@ async fn old_and_new(db: &TestDatabase) {
                VALUES ('signature_invalid', {}, 1, now());
              INSERT INTO billing_job_runs (id, job, started_at, finished_at, succeeded, counters)
                VALUES (gen_random_uuid(), 'webhook-retry', now(), {}, true, '{{\"x_total\": 5}}');
+             INSERT INTO webhook_bulk_actions (id, action, filter, counted, through, ended_at)
+               VALUES (gen_random_uuid(), 'replay_events', '{{}}', 1, now(), {}),
+                      (gen_random_uuid(), 'replay_events', '{{\"type\": \"{name}\"}}', 1, now(), NULL);
+             INSERT INTO usage_denials (organization_id, id, request_id, denied_at, reason, metric)
+               VALUES ({of}, gen_random_uuid(), '{name}', {}, 'QUOTA_EXCEEDED', 'm');
              INSERT INTO usage_alerts (organization_id, metric, period_start, threshold, id, period_end,
                  usage, quota, raised_at, next_attempt_at, delivered_at)
                VALUES ({of}, '{name}', now(), 80, gen_random_uuid(), now() - interval '1 day',
@@ -97,7 +102,8 @@ async fn old_and_new(db: &TestDatabase) {
              INSERT INTO usage_reservations (organization_id, id, metric, period_start, quantity, held,
                  reserved_at, expires_at, name, outcome, settled_at)
                VALUES ({of}, gen_random_uuid(), 'm', now(), 0, 1, now(), 'infinity', '{name}', 'released', {})",
-            ago(90), ago(400), ago(1), ago(30), ago(30), ago(30), ago(30), ago(30), ago(90), ago(90), ago(30)
+            ago(90), ago(400), ago(1), ago(30), ago(30), ago(30), ago(30), ago(30), ago(30), ago(30), ago(90), ago(90),
+            ago(30)
         ))
         .await;
     }

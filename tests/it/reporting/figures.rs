@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Books, DAY, FEBRUARY, JANUARY, paying};
+use crate::support::dice::Dice;
 use crate::support::events::{event, invoice};
 use crate::support::program::{program, run};
 
@@ -192,5 +193,56 @@ async fn what_cannot_be_asked_is_refused() {
             .await
             .unwrap();
         assert_eq!(response.status(), 400, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn each_list_has_whom_the_view_has() {
+    let books = Books::open().await;
+    let mut dice = Dice::new(41);
+    for n in 0..24 {
+        books.service.db.organization(&format!("cus_{n}")).await;
+        for k in 0..dice.below(3) {
+            let (id, customer) = (format!("sub_{n}_{k}"), format!("cus_{n}"));
+            let mut object = paying(&id, &customer, dice.pick(&[0, 9_900]), "month", 1);
+            let status = dice.pick(&["active", "past_due", "unpaid", "trialing", "canceled"]);
+            object["status"] = json!(status);
+            let kind = "customer.subscription.updated";
+            let event = event(&format!("evt_{n}_{k}"), kind, JANUARY, object);
+            books.service.deliver(&event).await;
+        }
+    }
+    books.service.settle().await;
+    books.book().await;
+    let db = &books.service.db;
+    db.execute(
+        "UPDATE organizations SET archived_at = now() WHERE id IN (
+           SELECT organization_id FROM billing_customers
+            WHERE stripe_customer_id IN ('cus_3', 'cus_7', 'cus_11', 'cus_15'))",
+    )
+    .await;
+    for standing in ["paying", "past_due", "trialing", "free"] {
+        let all = db
+            .value(&format!(
+                "SELECT coalesce(string_agg(organization_id::text, ' ' ORDER BY organization_id), '')
+                   FROM reporting.customers WHERE standing = '{standing}'"
+            ))
+            .await;
+        assert!(!all.is_empty(), "{standing}: choose another seed");
+        let mut listed = Vec::new();
+        let mut more = String::new();
+        loop {
+            let path = format!("/customers?standing={standing}&limit=2{more}");
+            let page = books.get(&path).await;
+            for row in page["data"].as_array().unwrap() {
+                assert_eq!(row["standing"], standing);
+                listed.push(row["organizationId"].as_str().unwrap().to_owned());
+            }
+            match page["nextCursor"].as_str() {
+                Some(cursor) => more = format!("&cursor={cursor}"),
+                None => break,
+            }
+        }
+        assert_eq!(listed.join(" "), all, "{standing}");
     }
 }

@@ -1,8 +1,10 @@
 //! Business figures: what is booked of subscriptions, and what the views make of it.
 
+mod dates;
 mod figures;
 mod journal;
 mod rights;
+mod terms;
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -53,6 +55,29 @@ impl Books {
         self.service.deliver(&event(id, kind, at, object)).await;
         self.service.settle().await;
         self.book().await;
+    }
+
+    /// Delivers `object` as of `at`, and books nothing yet.
+    async fn comes(&self, id: &str, at: i64, object: Value) {
+        let kind = "customer.subscription.updated";
+        self.service.deliver(&event(id, kind, at, object)).await;
+        self.service.settle().await;
+    }
+
+    /// Kind, time, event and amounts of each movement, oldest first.
+    async fn dated(&self) -> Vec<Value> {
+        let page = self.get("/movements?limit=100").await;
+        let rows = page["data"].as_array().unwrap().iter().rev();
+        rows.map(|row| {
+            json!([
+                row["kind"],
+                row["occurredAt"],
+                row["stripeEventId"],
+                row["beforeAmount"],
+                row["afterAmount"],
+            ])
+        })
+        .collect()
     }
 
     /// Books what the service has not.

@@ -263,6 +263,7 @@ fn query_of(path: &str) -> &'static [&'static str] {
         "/api/operator/explain" => &[
             "event",
             "invoice",
+            "requestId",
             "organizationId",
             "metric",
             "feature",

@@ -54,6 +54,7 @@ fn running(db: &TestDatabase) -> Running {
         processor: Arc::new(processor(db)),
         pressure: Arc::new(Backpressure::default()),
         stop: CancellationToken::new(),
+        renew_every: bulk::RENEW_EVERY,
     }
 }
 
@@ -240,6 +241,102 @@ async fn nothing_is_done_twice_or_left_out_by_replicas_that_are_killed() {
     let twice = "webhook_dead_letter_queue WHERE jsonb_array_length(attempts) <> 2";
     assert_eq!(db.count(twice).await, 0);
     whole.terminated().await;
+}
+
+#[tokio::test]
+async fn an_event_that_takes_long_is_nobody_elses() {
+    let db = TestDatabase::new().await;
+    dead_letters(&db, "cus_1", 0..2).await;
+    let begun = begin(&db, Act::DiscardDeadLetters, Filter::default()).await;
+    let mut holder = db.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM webhook_dead_letter_queue WHERE stripe_event_id = 'evt_0' FOR UPDATE")
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    let running = Running {
+        renew_every: Duration::from_millis(20),
+        ..running(&db)
+    };
+    let working = tokio::spawn(run_some(running));
+    let expires = "SELECT coalesce(max(lease_expires_at)::text, '') FROM webhook_bulk_actions";
+    // The event waits, and the lease is renewed again and again.
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..1_500 {
+        seen.insert(db.value(expires).await);
+        if seen.len() > 4 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(seen.len() > 4, "{seen:?}");
+    holder.rollback().await.unwrap();
+    assert!(working.await.unwrap().unwrap());
+    let ended = look(&db, begun.id).await;
+    assert_eq!((ended.state, ended.succeeded), (State::Done, 2));
+}
+
+#[tokio::test]
+async fn an_event_that_cannot_even_fail_is_counted_as_failed_and_the_others_are_done() {
+    let db = TestDatabase::new().await;
+    dead_letters(&db, "cus_1", 0..5).await;
+    db.execute(
+        "CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS
+           $$ BEGIN RAISE EXCEPTION 'this one is poison'; END $$;
+         CREATE TRIGGER poison BEFORE DELETE ON webhook_dead_letter_queue FOR EACH ROW
+           WHEN (OLD.stripe_event_id = 'evt_2') EXECUTE FUNCTION poison()",
+    )
+    .await;
+    let begun = begin(&db, Act::DiscardDeadLetters, Filter::default()).await;
+    let running = running(&db);
+    for _ in 0..30 {
+        if !look(&db, begun.id).await.state.is_open() {
+            break;
+        }
+        let _ = run_some(running.clone()).await;
+        // Who tries again waits longer each time.
+        db.execute("UPDATE webhook_bulk_actions SET lease_expires_at = now()")
+            .await;
+    }
+    let ended = look(&db, begun.id).await;
+    assert_eq!(ended.state, State::Done);
+    assert_eq!((ended.succeeded, ended.failed), (4, 1));
+    assert_eq!(ended.failures[0].event_id, "evt_2");
+    let why = &ended.failures[0].error;
+    assert!(
+        why.starts_with("not done after 5 tries: ") && why.contains("poison"),
+        "{why}"
+    );
+    let left = "webhook_dead_letter_queue WHERE stripe_event_id = 'evt_2'";
+    assert_eq!(db.count(left).await, 1);
+}
+
+#[tokio::test]
+async fn no_more_are_open_than_may_be_however_many_begin_at_once() {
+    let db = TestDatabase::new().await;
+    dead_letters(&db, "cus_1", 0..1).await;
+    let pool = db.service_pool();
+    let all = (0..30).map(|_| {
+        let pool = pool.clone();
+        tokio::spawn(async move {
+            let filter = Filter::default();
+            let act = Act::DiscardDeadLetters;
+            bulk::start(&pool, act, &filter, None, By::CommandLine).await
+        })
+    });
+    let mut refused = 0;
+    for begun in Vec::from_iter(all) {
+        match begun.await.unwrap() {
+            Ok(_) => {}
+            Err(BulkError::TooManyOpen) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert_eq!(refused, 10);
+    assert_eq!(db.count("webhook_bulk_actions").await, 20);
+    assert_eq!(
+        entries(&db, "bulk_action_started").await,
+        "20 events, 1 to 1"
+    );
 }
 
 async fn until(db: &TestDatabase, id: Uuid, is: impl Fn(&BulkAction) -> bool) {

@@ -372,6 +372,11 @@ async fn the_audit_log_shows_whatever_changes_of_a_subscription() {
             json!("send_invoice"),
             "collectionMethod",
         ),
+        (
+            "pause_collection",
+            json!({"behavior": "void", "resumes_at": null}),
+            "collectionPaused",
+        ),
         ("latest_invoice", json!("in_9"), "latestInvoiceId"),
         (
             "default_payment_method",

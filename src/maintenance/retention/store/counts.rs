@@ -126,6 +126,22 @@ pub async fn count(
                 .fetch_one(conn)
                 .await
             }
+            What::Denials => {
+                sqlx::query_scalar!(
+                    r#"SELECT count(*) AS "rows!" FROM usage_denials WHERE denied_at < $1"#,
+                    at as _
+                )
+                .fetch_one(conn)
+                .await
+            }
+            What::BulkActions => {
+                sqlx::query_scalar!(
+                    r#"SELECT count(*) AS "rows!" FROM webhook_bulk_actions WHERE ended_at < $1"#,
+                    at as _
+                )
+                .fetch_one(conn)
+                .await
+            }
             What::UsageAlerts => {
                 sqlx::query_scalar!(
                     r#"SELECT count(*) AS "rows!" FROM usage_alerts

@@ -214,6 +214,38 @@ pub async fn rejections(
     Ok(gone.execute(conn).await?.rows_affected())
 }
 
+/// Removes refused uses.
+pub async fn denials(
+    conn: &mut PgConnection,
+    before: Timestamp,
+    limit: i64,
+) -> Result<u64, sqlx::Error> {
+    let gone = sqlx::query!(
+        "DELETE FROM usage_denials WHERE (organization_id, id) IN (
+           SELECT organization_id, id FROM usage_denials
+            WHERE denied_at < $1 ORDER BY denied_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
+        before.to_sqlx() as _,
+        limit
+    );
+    Ok(gone.execute(conn).await?.rows_affected())
+}
+
+/// Removes bulk actions that have ended; their entries in the audit log stay.
+pub async fn bulk_actions(
+    conn: &mut PgConnection,
+    before: Timestamp,
+    limit: i64,
+) -> Result<u64, sqlx::Error> {
+    let gone = sqlx::query!(
+        "DELETE FROM webhook_bulk_actions WHERE id IN (
+           SELECT id FROM webhook_bulk_actions
+            WHERE ended_at < $1 ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
+        before.to_sqlx() as _,
+        limit
+    );
+    Ok(gone.execute(conn).await?.rows_affected())
+}
+
 /// Removes runs of jobs, but each job's newest run and newest success; what they
 /// counted stays in the totals.
 pub async fn job_runs(

@@ -131,6 +131,12 @@ pub async fn clear_texts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
         organization_id
     );
     rows += stored_responses.execute(tx.conn()).await?.rows_affected();
+    // Request ids are the product's.
+    let refused = sqlx::query!(
+        "DELETE FROM usage_denials WHERE organization_id = $1",
+        organization_id
+    );
+    rows += refused.execute(tx.conn()).await?.rows_affected();
     let requests = sqlx::query!(
         "UPDATE billing_stripe_requests SET params = '{}', context = '{}', error_message = NULL,
                 recovery_error = NULL WHERE organization_id = $1",

@@ -3,6 +3,7 @@
 use reqwest::Method;
 use serde_json::json;
 use uuid::Uuid;
+use valuecanvas_billing::tenancy::auth::Role;
 
 use super::{Desk, problem};
 use crate::webhooks::bulk::dead_letters;
@@ -73,6 +74,31 @@ async fn each_event_has_an_entry_of_the_operator_and_the_bulk_action() {
     );
     for _ in 0..1_500 {
         if desk.service.db.count(&entered).await == 3 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("{:?}", desk.get("/bulk-actions").await);
+}
+
+#[tokio::test]
+async fn the_entry_of_each_event_names_the_key_that_asked() {
+    let mut desk = Desk::open().await;
+    desk.operator = desk.service.operator_key(Role::Operator).await;
+    dead_letters(&desk.service.db, "cus_1", 0..2).await;
+    let key = "SELECT id::text FROM operator_api_keys";
+    let key = desk.service.db.value(key).await;
+    let wanted = json!({"action": "discard_dead_letters"});
+    let (_, begun) = desk.ask(Method::POST, "/bulk-actions", Some(wanted)).await;
+    assert_eq!(begun["requestedByKey"], json!(key), "{begun}");
+    assert_eq!(begun["requestedBy"], json!(null));
+    let entered = format!(
+        "billing_audit_log WHERE action = 'webhook_event_discarded' AND actor_type = 'api_key'
+           AND actor_id = '{key}' AND metadata->>'bulkAction' = '{}'",
+        begun["id"].as_str().unwrap()
+    );
+    for _ in 0..1_500 {
+        if desk.service.db.count(&entered).await == 2 {
             return;
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
