@@ -92,6 +92,8 @@ pub const TABLES: &[OfTable] = &[
     ("billing_revenue_journal", KEEP, NOTHING),
     ("billing_revenue_months", KEEP, NOTHING),
     ("billing_revenue_movements", APPEND, NOTHING),
+    ("mails", CHANGE, NOTHING),
+    ("mail_switch", KEEP, NOTHING),
     ("catalogue_addons", KEEP, NOTHING),
     ("trial_cards", CHANGE, NOTHING),
     ("catalogue_metrics", KEEP, NOTHING),

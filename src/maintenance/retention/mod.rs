@@ -49,6 +49,7 @@ pub enum What {
     JobRuns,
     UsageAlerts,
     OutboundEvents,
+    Mails,
     Reservations,
 }
 
@@ -67,7 +68,7 @@ pub struct Rule {
 }
 
 /// All that retention removes. Payloads come before the events whose they are.
-pub const RULES: [Rule; 14] = [
+pub const RULES: [Rule; 15] = [
     Rule {
         what: What::WebhookPayloads,
         name: "webhook_payloads",
@@ -175,6 +176,14 @@ pub const RULES: [Rule; 14] = [
         days: |kept| kept.outbound_days,
         batch: 1_000,
         indexes: &["outbound_events_time_idx"],
+    },
+    Rule {
+        what: What::Mails,
+        name: "mails",
+        setting: "RETENTION_OUTBOUND_DAYS",
+        days: |kept| kept.outbound_days,
+        batch: 1_000,
+        indexes: &["mails_ended_idx"],
     },
     Rule {
         what: What::Reservations,
@@ -416,6 +425,7 @@ async fn batch(
         What::JobRuns => store::job_runs(conn, before, limit).await?,
         What::UsageAlerts => store::usage_alerts(conn, before, limit).await?,
         What::OutboundEvents => store::outbound_events(conn, before, limit).await?,
+        What::Mails => store::mails(conn, before, limit).await?,
         What::Reservations => store::reservations(conn, before, limit).await?,
     };
     Ok((rows, rows >= limit.unsigned_abs()))

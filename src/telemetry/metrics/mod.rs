@@ -11,6 +11,7 @@ mod drift;
 pub mod holds;
 mod labels;
 pub mod log;
+pub mod mail;
 pub mod operators;
 pub mod outbound;
 mod service;
@@ -166,6 +167,7 @@ fn start_at_zero(labels: &Labels) {
     budget::start_at_zero(labels);
     log::start_at_zero();
     outbound::start_at_zero();
+    mail::start_at_zero();
     bulk::start_at_zero();
     holds::start_at_zero();
     operators::start_at_zero();

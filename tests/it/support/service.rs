@@ -11,7 +11,7 @@ use uuid::Uuid;
 use valuecanvas_billing::app::{self, Database, Service, StartError};
 use valuecanvas_billing::catalogue::Catalogue;
 use valuecanvas_billing::config::{
-    OutboundConfig, ServeConfig, StripeApi, StripeConfig, SurfaceConfig, UsageConfig,
+    MailConfig, OutboundConfig, ServeConfig, StripeApi, StripeConfig, SurfaceConfig, UsageConfig,
 };
 use valuecanvas_billing::projection::UnknownCustomers;
 use valuecanvas_billing::stripe::signature::SigningSecret;
@@ -44,6 +44,7 @@ pub struct Options {
     pub plans_file: Option<PathBuf>,
     pub usage: UsageConfig,
     pub outbound: OutboundConfig,
+    pub mail: Option<MailConfig>,
 }
 
 impl Default for Options {
@@ -58,6 +59,7 @@ impl Default for Options {
             plans_file: None,
             usage: UsageConfig::default(),
             outbound: OutboundConfig::default(),
+            mail: None,
         }
     }
 }
@@ -111,6 +113,7 @@ impl TestService {
             trusted_proxies: 0,
             usage: options.usage,
             outbound: options.outbound,
+            mail: options.mail,
             retention: Default::default(),
             surface: options.surface,
         };
