@@ -82,7 +82,7 @@ async fn a_server_that_is_down_gets_its_mails_once_it_is_up() {
     hurried(db, "status = 'pending' AND attempts > 0", 3).await;
     let why = db.value("SELECT error_message FROM mails LIMIT 1").await;
     assert!(why.to_lowercase().contains("connection"), "{why}");
-    let failures = "background_run_failures_total{part=\"mail_sender\"}";
+    let failures = "background_part_runs_total{part=\"mail_sender\",result=\"failed\"}";
     assert!(service.metric(failures).await > Some(0), "{failures}");
     let server = MailServer::at(&host, 2525, &[]);
     hurried(db, "status = 'sent'", 3).await;

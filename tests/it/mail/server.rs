@@ -175,7 +175,7 @@ pub async fn address(db: &TestDatabase, organization: Uuid, email: &str) {
 /// An event of an open invoice, now.
 pub fn of_invoice(event_type: &str, invoice_id: &str, customer: &str) -> Value {
     let now = Timestamp::now().as_second();
-    let mut object = invoice(invoice_id, customer, "sub_a", "open");
+    let mut object = invoice(invoice_id, customer, "sub_billed", "open");
     object["hosted_invoice_url"] = json!(format!("https://invoice.stripe.com/i/{invoice_id}"));
     let kind = event_type.rsplit('.').next().unwrap();
     event(&format!("evt_{kind}_{invoice_id}"), event_type, now, object)
