@@ -192,11 +192,11 @@ impl Mailer {
         session: &mut Option<Session>,
         message: &Message,
     ) -> Result<(), Problem> {
-        let session = match session {
-            Some(session) => session,
-            none => none.insert(self.0.server.connect().await?),
+        let connected = match session.take() {
+            Some(connected) => connected,
+            None => self.0.server.connect().await?,
         };
-        session.send(message).await
+        session.insert(connected).send(message).await
     }
 }
 

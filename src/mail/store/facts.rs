@@ -9,7 +9,7 @@ use crate::mail::facts::Fact;
 use crate::tenancy::SAMPLE;
 
 /// Mails count as switched off once nobody has searched for so long.
-const OFF_AFTER_SECS: f64 = 24.0 * 3_600.0;
+const OFF_AFTER_SECS: f64 = 86_400.0;
 /// An alert is committed well within this time of when it was raised.
 const COMMITTED_WITHIN_SECS: f64 = 600.0;
 /// A failed payment waits so long for the event that its payer has to act, which is told
@@ -45,6 +45,8 @@ pub async fn queue(conn: &mut PgConnection, facts: &[Fact]) -> Result<(), sqlx::
                                      w.at::timestamptz AS happened_at) t
            JOIN mail_switch s ON s.searched_at > now() - make_interval(secs => $7)
             AND s.switched_on_at <= t.happened_at
+            -- Whatever is replayed later was told, and may be forgotten.
+            AND t.happened_at > now() - interval '30 days'
           WHERE t.organization_id <> $6
          ON CONFLICT DO NOTHING",
         &organizations,

@@ -85,9 +85,9 @@ pub async fn record(
 ) -> Result<bool, sqlx::Error> {
     let (status, next, error) = match outcome {
         Outcome::Sent => ("sent", None, None),
-        Outcome::Retry { at, error } => ("pending", Some(*at), Some(error)),
-        Outcome::Failed { error } => ("failed", None, Some(error)),
-        Outcome::Withdrawn { reason } => ("withdrawn", None, Some(reason)),
+        Outcome::Retry { at, error } => ("pending", Some(*at), Some(error.as_str())),
+        Outcome::Failed { error } => ("failed", None, Some(error.as_str())),
+        Outcome::Withdrawn { reason } => ("withdrawn", None, Some(reason.as_str())),
     };
     let tried = !matches!(outcome, Outcome::Withdrawn { .. });
     let recorded = sqlx::query!(

@@ -36,7 +36,7 @@ class Handler:
 
     async def handle_DATA(self, server, session, envelope):
         message = message_from_bytes(envelope.content, policy=policy.default)
-        part = lambda kind: message.get_body((kind,)).get_content()
+        part = lambda kind: message.get_body((kind,)).get_content().replace("\r\n", "\n")
         say({
             "to": envelope.rcpt_tos,
             "sender": envelope.mail_from,
@@ -53,7 +53,7 @@ class Handler:
 
 def authenticate(server, session, envelope, mechanism, data):
     good = isinstance(data, LoginPassword) and (data.login, data.password) == (b"me", b"secret")
-    return AuthResult(success=good, auth_data=data if good else None)
+    return AuthResult(success=good, handled=False, auth_data=data if good else None)
 
 
 async def main():

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::server::{
     ACTION, MailServer, address, config, hurried, hurry, of_invoice, options, organization,
-    sending, switched_on, until,
+    sending, switched_on, until, until_metric,
 };
 use crate::support::program::run_on;
 use crate::support::serving::{Serving, serve_on};
@@ -27,7 +27,7 @@ async fn a_mail_that_is_put_off_is_sent_and_one_that_is_refused_is_given_up() {
         format!("mails_total{{kind=\"action_required\",result=\"{result}\"}}")
     };
     for (result, count) in [("sent", 1), ("retried", 2), ("failed", 1), ("withdrawn", 0)] {
-        assert_eq!(service.metric(&of(result)).await, Some(count), "{result}");
+        until_metric(&service, &of(result), count).await;
     }
     let doctor = run_on(db, &["doctor", "--json"]).await.json();
     let mut checks = doctor.as_array().unwrap().iter();
@@ -83,7 +83,13 @@ async fn a_server_that_is_down_gets_its_mails_once_it_is_up() {
     let why = db.value("SELECT error_message FROM mails LIMIT 1").await;
     assert!(why.to_lowercase().contains("connection"), "{why}");
     let failures = "background_part_runs_total{part=\"mail_sender\",result=\"failed\"}";
-    assert!(service.metric(failures).await > Some(0), "{failures}");
+    for _ in 0..3_000 {
+        if service.metric(failures).await > Some(0) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert!(service.metric(failures).await > Some(0));
     let server = MailServer::at(&host, 2525, &[]);
     hurried(db, "status = 'sent'", 3).await;
     assert_eq!(server.count(3).await.len(), 3);

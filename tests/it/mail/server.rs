@@ -130,6 +130,17 @@ pub async fn until(db: &TestDatabase, table_and_condition: &str, count: i64) {
     panic!("{table_and_condition}: {found}, not {count}\n{mails}");
 }
 
+/// Waits until a series is `value`: what was committed is counted a moment later.
+pub async fn until_metric(service: &TestService, series: &str, value: i64) {
+    for _ in 0..3_000 {
+        if service.metric(series).await == Some(value) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{series}: {:?}, not {value}", service.metric(series).await);
+}
+
 /// Waits for two whole searches, which find what there is to find.
 pub async fn searched(db: &TestDatabase) {
     for _ in 0..2 {
