@@ -157,7 +157,9 @@ impl SmtpConfig {
         let login = match (decoded(url.username())?, password) {
             (user, None) if user.is_empty() => None,
             (user, Some(_)) if user.is_empty() => {
-                return Err(refused("has no user for the password; write smtps://user@host"));
+                return Err(refused(
+                    "has no user for the password; write smtps://user@host",
+                ));
             }
             (_, None) => {
                 return Err(ConfigError::new(

@@ -22,10 +22,10 @@ use std::path::Path;
 
 use crate::config::ConfigError;
 
+pub use content::Site;
 pub use facts::{Fact, queue, search};
 pub use kind::Kind;
 pub use operations::{State, list, retry, state};
-pub use content::Site;
 pub use sender::{Mailer, SendError, Sent};
 pub use server::{Problem, Server};
 pub use store::erase;

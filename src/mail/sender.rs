@@ -154,7 +154,10 @@ impl Mailer {
     async fn task(&self, tx: &mut WorkerTx, due: &Due) -> Result<Task, sqlx::Error> {
         let inner = &*self.0;
         let Some(kind) = Kind::parse(&due.kind) else {
-            let error = format!("this version of the program has no mails of kind {}", due.kind);
+            let error = format!(
+                "this version of the program has no mails of kind {}",
+                due.kind
+            );
             return Ok(Task::Record(after_failure(
                 due,
                 error,
@@ -162,8 +165,7 @@ impl Mailer {
                 rand::random(),
             )));
         };
-        let found =
-            content::read(tx.conn(), due, kind, &inner.site, &inner.catalogue).await?;
+        let found = content::read(tx.conn(), due, kind, &inner.site, &inner.catalogue).await?;
         let letter = match found {
             Finding::Say(letter) => letter,
             Finding::Withdraw(reason) => return Ok(Task::Record(Outcome::Withdrawn { reason })),

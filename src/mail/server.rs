@@ -49,9 +49,10 @@ impl Server {
                 })?)
             }
         };
-        let login = config.login.as_ref().map(|(user, password)| {
-            Credentials::new(user.clone(), password.expose().to_owned())
-        });
+        let login = config
+            .login
+            .as_ref()
+            .map(|(user, password)| Credentials::new(user.clone(), password.expose().to_owned()));
         Ok(Self {
             host: config.host.clone(),
             port: config.port,

@@ -138,7 +138,10 @@ impl Templates {
         let subject = first.strip_prefix(SUBJECT).map(one_line);
         let subject = subject.filter(|subject| !subject.is_empty());
         let subject = subject.ok_or_else(|| {
-            let problem = format!("the first line must be `{SUBJECT} …`, got `{}`", first.trim());
+            let problem = format!(
+                "the first line must be `{SUBJECT} …`, got `{}`",
+                first.trim()
+            );
             TemplateError::new(&name, 1, problem)
         })?;
         Ok(Rendered {
@@ -260,7 +263,10 @@ mod tests {
     #[test]
     fn a_broken_template_is_named_with_its_line() {
         let refused = |name: &str, text: &str| loaded(&[(name, text)]).unwrap_err();
-        let unclosed = refused("trial_ending.txt", "Subject: x\n\n{% if trial.ends %}\nno end");
+        let unclosed = refused(
+            "trial_ending.txt",
+            "Subject: x\n\n{% if trial.ends %}\nno end",
+        );
         assert!(
             unclosed.starts_with("MAIL_TEMPLATES_DIR: FOLDER/trial_ending.txt:"),
             "{unclosed}"

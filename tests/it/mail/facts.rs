@@ -84,7 +84,12 @@ async fn each_fact_is_mailed_once_to_the_organizations_address() {
     };
     // Standard has 100,000 of them.
     tenant.consume(&service, "api_calls", 85_000).await.ok();
-    until(db, "mails WHERE kind = 'quota_warning' AND status = 'sent'", 1).await;
+    until(
+        db,
+        "mails WHERE kind = 'quota_warning' AND status = 'sent'",
+        1,
+    )
+    .await;
     tenant.consume(&service, "api_calls", 20_000).await.ok();
     hurried(db, "status = 'sent'", 6).await;
     hurried(db, "status = 'withdrawn'", 1).await;
@@ -188,15 +193,21 @@ async fn what_happened_before_mails_were_switched_on_is_told_to_nobody() {
     assert_eq!(db.value("SELECT json_agg(m) FROM mails m").await, "");
 
     // What happens now is told.
-    service.deliver(&of_invoice(ACTION, "in_new", "cus_a")).await;
+    service
+        .deliver(&of_invoice(ACTION, "in_new", "cus_a"))
+        .await;
     server.count(1).await;
 
     // Nobody has searched for more than a day: mails were off, and begin anew.
-    service.deliver(&of_invoice(FAILED, "in_newer", "cus_a")).await;
+    service
+        .deliver(&of_invoice(FAILED, "in_newer", "cus_a"))
+        .await;
     service.settle().await;
     until(&db, "mails WHERE status = 'pending'", 1).await;
-    db.execute("UPDATE mails SET next_attempt_at = now() + interval '1 hour' WHERE status = 'pending'")
-        .await;
+    db.execute(
+        "UPDATE mails SET next_attempt_at = now() + interval '1 hour' WHERE status = 'pending'",
+    )
+    .await;
     db.execute("UPDATE mail_switch SET searched_at = now() - interval '25 hours'")
         .await;
     until(&db, "mails WHERE status = 'withdrawn'", 1).await;
@@ -220,13 +231,17 @@ async fn nobody_is_told_what_they_see_or_what_no_longer_holds() {
         object["billing_reason"] = json!(reason);
         for (kind, name) in [(FAILED, "failed"), (ACTION, "action")] {
             let id = format!("evt_{name}_{reason}");
-            service.deliver(&event(&id, kind, now, object.clone())).await;
+            service
+                .deliver(&event(&id, kind, now, object.clone()))
+                .await;
         }
     }
     service.settle().await;
     assert_eq!(db.count("mails").await, 0);
 
-    service.deliver(&of_invoice(FAILED, "in_paid", "cus_a")).await;
+    service
+        .deliver(&of_invoice(FAILED, "in_paid", "cus_a"))
+        .await;
     let paid = invoice("in_paid", "cus_a", "sub_a", "paid");
     service
         .deliver(&event("evt_paid", "invoice.paid", now + 1, paid))

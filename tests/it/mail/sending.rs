@@ -23,9 +23,7 @@ async fn a_mail_that_is_put_off_is_sent_and_one_that_is_refused_is_given_up() {
     hurried(db, "status = 'sent' AND attempts = 3", 1).await;
     until(db, "mails WHERE status = 'failed' AND attempts = 1", 1).await;
     assert_eq!(server.count(1).await.len(), 1);
-    let of = |result: &str| {
-        format!("mails_total{{kind=\"action_required\",result=\"{result}\"}}")
-    };
+    let of = |result: &str| format!("mails_total{{kind=\"action_required\",result=\"{result}\"}}");
     for (result, count) in [("sent", 1), ("retried", 2), ("failed", 1), ("withdrawn", 0)] {
         until_metric(&service, &of(result), count).await;
     }
@@ -34,7 +32,10 @@ async fn a_mail_that_is_put_off_is_sent_and_one_that_is_refused_is_given_up() {
     let found = checks.find(|check| check["name"] == "mails").unwrap();
     assert_eq!(found["verdict"], "warning", "{found}");
     assert!(
-        found["detail"].as_str().unwrap().contains("no such mailbox"),
+        found["detail"]
+            .as_str()
+            .unwrap()
+            .contains("no such mailbox"),
         "{found}"
     );
 
@@ -51,7 +52,11 @@ async fn a_mail_that_is_put_off_is_sent_and_one_that_is_refused_is_given_up() {
     assert_eq!(retried.stdout.trim(), "`serve` will try 1 mail again");
     assert_eq!(server.count(2).await[1]["to"][0], "right@example.com");
     until(db, "mails WHERE status = 'sent'", 2).await;
-    assert_eq!(db.count("billing_audit_log WHERE action = 'mails_retried'").await, 1);
+    assert_eq!(
+        db.count("billing_audit_log WHERE action = 'mails_retried'")
+            .await,
+        1
+    );
     let again = run_on(db, &["mails", "retry", id]).await;
     assert_eq!(again.status, 1, "what was sent is not sent again");
     assert!(again.stderr.contains("`mails list`"), "{}", again.stderr);
@@ -71,7 +76,11 @@ async fn a_mail_that_is_put_off_is_sent_and_one_that_is_refused_is_given_up() {
 #[tokio::test]
 async fn a_server_that_is_down_gets_its_mails_once_it_is_up() {
     // An address that no other test has.
-    let host = format!("127.{}.{}.7", rand::random_range(1..=254), rand::random_range(1..=254));
+    let host = format!(
+        "127.{}.{}.7",
+        rand::random_range(1..=254),
+        rand::random_range(1..=254)
+    );
     let service = sending(config(&host, 2525)).await;
     let db = &service.db;
     organization(db, "cus_a", "pay@example.com").await;
@@ -147,7 +156,11 @@ async fn killed_between_sending_and_marking_it_is_sent_again_under_the_same_id()
     server.count(1).await;
     first.signal(Signal::KILL);
     first.ended().await;
-    assert_eq!(db.count("mails WHERE status = 'pending' AND attempts = 0").await, 1);
+    assert_eq!(
+        db.count("mails WHERE status = 'pending' AND attempts = 0")
+            .await,
+        1
+    );
     address(&db, acme, "pay@example.com").await;
     // The lease of the one that died is over.
     db.execute("UPDATE mails SET lease_id = NULL").await;

@@ -65,7 +65,10 @@ async fn by_starttls_the_password_of_a_file_logs_in() {
         .unwrap();
     assert_eq!(delivered.status(), 200);
     let mail = server.count(1).await.remove(0);
-    assert_eq!((&mail["encrypted"], &mail["user"]), (&true.into(), &"me".into()));
+    assert_eq!(
+        (&mail["encrypted"], &mail["user"]),
+        (&true.into(), &"me".into())
+    );
     until(&db, "mails WHERE status = 'sent'", 1).await;
 
     let verdict = async |mut doctor: Command| {
@@ -117,7 +120,10 @@ fn a_broken_template_refuses_the_start_with_file_and_line() {
     std::fs::write(&broken, "<p>\n{{ trial.end }}\n").unwrap();
     let mut command = program(&["serve"]);
     command
-        .env("DATABASE_URL", "postgresql://billing_service@127.0.0.1:1/billing")
+        .env(
+            "DATABASE_URL",
+            "postgresql://billing_service@127.0.0.1:1/billing",
+        )
         .env("STRIPE_WEBHOOK_SECRET", "whsec_x")
         .env("SMTP_URL", "smtp://127.0.0.1:1")
         .env("MAIL_FROM", "billing@acme.example")
