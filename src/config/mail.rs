@@ -139,7 +139,7 @@ impl SmtpConfig {
         if !matches!(url.path(), "" | "/") || url.fragment().is_some() {
             return Err(refused(malformed));
         }
-        let security = security(&url).map_err(|problem| refused(problem))?;
+        let security = security(&url).map_err(refused)?;
         let decoded = |text: &str| {
             let decoded = percent_decode_str(text).decode_utf8();
             decoded.map(String::from).map_err(|_| refused(malformed))

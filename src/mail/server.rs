@@ -29,7 +29,6 @@ pub enum Problem {
     Refused(String),
 }
 
-#[derive(Debug, Clone)]
 pub struct Server {
     host: String,
     port: u16,
