@@ -132,7 +132,7 @@ pub async fn alerts(conn: &mut PgConnection, since: &Since) -> Result<u64, sqlx:
               SELECT CASE WHEN a.threshold < 100 THEN 'quota_warning' ELSE 'quota_reached' END,
                      a.metric || '/' || to_char(a.period_start AT TIME ZONE 'UTC',
                                                 'YYYY-MM-DD"T"HH24:MI:SS"Z"')) t(kind, fact)
-            WHERE a.raised_at >= greatest($1, $2 - make_interval(secs => $3))
+            WHERE a.raised_at >= greatest($1::timestamptz, $2::timestamptz - make_interval(secs => $3))
               AND a.threshold IN (80, 100) AND a.organization_id <> $4
               AND NOT EXISTS (SELECT FROM mails m
                                WHERE m.organization_id = a.organization_id
