@@ -12,8 +12,8 @@ use super::output::Format;
 use super::running_demo::Running;
 use crate::app::{Database, api};
 use crate::config::{
-    self, DatabaseConfig, DatabaseLocation, GlobalArgs, IssuerArgs, MailArgs, OperatorArgs, StripeArgs,
-    StripeConfig,
+    self, DatabaseConfig, DatabaseLocation, GlobalArgs, IssuerArgs, MailArgs, OperatorArgs,
+    StripeArgs, StripeConfig,
 };
 use crate::db::{self, DatabaseError};
 use crate::doctor::{self, Check, Leniency, Service, Verdict};

@@ -248,7 +248,13 @@ fn mail_of(event: &Decoded<'_>) -> Option<Fact> {
         return None;
     }
     let (attempt, at) = (invoice.attempt_count, event.stored.created);
-    Some(Fact::of_invoice(kind, event.owner?, &invoice.id, attempt, at))
+    Some(Fact::of_invoice(
+        kind,
+        event.owner?,
+        &invoice.id,
+        attempt,
+        at,
+    ))
 }
 
 fn action_required(event: &Decoded<'_>) -> Option<NewAlert> {

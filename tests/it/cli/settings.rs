@@ -188,10 +188,7 @@ fn settings_that_contradict_each_other_are_refused() {
         ("MAIL_FROM", vec![("SMTP_URL", "smtps://mail.example")]),
         (
             "MAIL_FROM",
-            vec![
-                ("SMTP_URL", "smtps://mail.example"),
-                ("MAIL_FROM", "Acme"),
-            ],
+            vec![("SMTP_URL", "smtps://mail.example"), ("MAIL_FROM", "Acme")],
         ),
         (
             "SMTP_PASSWORD",
