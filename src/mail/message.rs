@@ -72,7 +72,7 @@ mod tests {
             "Content-Type: multipart/alternative;",
             "Content-Type: text/plain; charset=utf-8\r\n",
             "Content-Type: text/html; charset=utf-8\r\n",
-            "Subject: =?utf-8?",
+            "Subject: Zahlung =?utf-8?",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }
