@@ -18,6 +18,7 @@ pub mod features;
 pub mod http_client;
 pub mod invoices;
 pub mod limits;
+pub mod mail;
 pub mod maintenance;
 pub mod metering;
 pub mod migrations;

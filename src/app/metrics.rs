@@ -6,6 +6,7 @@ use crate::catalogue::Catalogue;
 use crate::console;
 use crate::explain;
 use crate::features;
+use crate::mail;
 use crate::maintenance::retention;
 use crate::metering::{charges, grace, ledger, quotas, reports};
 use crate::outbox;
@@ -33,6 +34,7 @@ pub fn of_service(catalogue: &Catalogue, missing: u32) -> PrometheusHandle {
             .chain(features::audit_actions())
             .chain(explain::audit_actions())
             .chain(outbox::audit_actions())
+            .chain(mail::audit_actions())
             .chain(console::audit_actions())
             .chain(portal::audit_actions())
             .chain(auth::audit_actions())

@@ -10,6 +10,7 @@ pub mod background;
 mod connections;
 mod database;
 pub mod health;
+mod mail;
 pub mod metrics;
 mod outbox;
 mod parts;
@@ -21,12 +22,13 @@ mod threads;
 use embedded_postgres::EmbeddedPostgresError;
 
 use crate::catalogue::CatalogueError;
-use crate::config::StripeConfig;
+use crate::config::{ConfigError, StripeConfig};
 use crate::db::DatabaseError;
 use crate::migrations::MigrationError;
 use crate::stripe::client::Client;
 
 pub use database::{Database, EMBEDDED};
+pub use mail::mailer;
 pub use secrets::{kept_webhook_secret, shared_webhook_secrets, webhook_secrets};
 pub use start::{Service, start};
 
@@ -46,6 +48,8 @@ pub enum StartError {
     Migration(#[from] MigrationError),
     #[error(transparent)]
     Catalogue(#[from] CatalogueError),
+    #[error(transparent)]
+    Setting(#[from] ConfigError),
     #[error("{0}")]
     VanishedPlans(String),
     #[error("{variable}: cannot listen on {address}: {error}")]

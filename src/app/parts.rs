@@ -11,11 +11,13 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::background::{Background, Next};
+use super::mail;
 use super::outbox::{self, Publishing, Reads};
 use crate::catalogue::Catalogue;
 use crate::config::ServeConfig;
 use crate::db;
 use crate::features;
+use crate::mail::Mailer;
 use crate::maintenance::retention;
 use crate::metering::denials::{self, Denials};
 use crate::metering::ledger::{self, Ledger};
@@ -60,6 +62,8 @@ pub struct Parts {
     pub bulk: bulk::Running,
     /// For events out.
     pub reads: Arc<Reads>,
+    /// For mails to customers, if they are sent.
+    pub mailer: Option<Mailer>,
     pub recorder: PrometheusHandle,
     /// Whose tokens are accepted beside our own.
     pub issuer: Option<Issuer>,
@@ -120,6 +124,7 @@ impl Parts {
             book_revenue(pool.clone())
         });
         self.register_outbox(serve, background);
+        self.register_mails(background);
         let (pool, catalogue) = (self.pool.clone(), self.catalogue.clone());
         self.writing(background, "past due access", PAST_DUE, move || {
             sweep_past_due(pool.clone(), catalogue.clone())
@@ -205,6 +210,20 @@ impl Parts {
         let stop = self.stop.clone();
         background.looping("event sender", sender::POLL, |runs| {
             outbox::keep_sending(pool, config, schema, runs, stop)
+        });
+    }
+
+    fn register_mails(&self, background: &mut Background) {
+        let Some(mailer) = self.mailer.clone() else {
+            return;
+        };
+        let pool = self.pool.clone();
+        self.writing(background, "mail search", mail::SEARCH, move || {
+            mail::search(pool.clone())
+        });
+        let (pool, stop) = (self.pool.clone(), self.stop.clone());
+        self.writing(background, "mail sender", mail::SEND, move || {
+            mail::send(mailer.clone(), pool.clone(), stop.clone())
         });
     }
 

@@ -73,6 +73,7 @@ pub async fn start(
     data_dir: &Path,
 ) -> Result<Service, StartError> {
     let catalogue = Arc::new(api::catalogue(stripe.plans_file.as_deref())?);
+    let mailer = super::mailer(serve, catalogue.clone())?;
     let secrets = webhook_secrets(stripe, data_dir)?;
     database.check_login().await?;
     let (workers, lanes) = (serve.worker_concurrency, counting_lanes());
@@ -111,6 +112,7 @@ pub async fn start(
             states: states.clone(),
             pressure: intake.pressure.clone(),
         }),
+        mailer,
         recorder: starting.recorder.clone(),
         issuer: starting.issuer.clone(),
         schema: Arc::default(),

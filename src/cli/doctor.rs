@@ -12,8 +12,8 @@ use super::output::Format;
 use super::running_demo::Running;
 use crate::app::{Database, api};
 use crate::config::{
-    self, DatabaseConfig, DatabaseLocation, GlobalArgs, IssuerArgs, OperatorArgs, StripeArgs,
-    StripeConfig,
+    self, DatabaseConfig, DatabaseLocation, GlobalArgs, IssuerArgs, MailArgs, OperatorArgs,
+    StripeArgs, StripeConfig,
 };
 use crate::db::{self, DatabaseError};
 use crate::doctor::{self, Check, Leniency, Service, Verdict};
@@ -28,6 +28,8 @@ pub struct Doctor {
     issuer: IssuerArgs,
     #[command(flatten)]
     operators: OperatorArgs,
+    #[command(flatten)]
+    mail: MailArgs,
     /// Public URL of the running service, as Stripe reaches it; unset:
     /// LISTEN_ADDR.
     #[arg(long, help_heading = None, value_name = "URL")]
@@ -68,6 +70,7 @@ impl Doctor {
         let mut stripe = self.stripe.check()?;
         let issuer = self.issuer.check()?;
         let operators = self.operators.check()?;
+        let mail = self.mail.check()?;
         let demo = self.demo(&config, &stripe);
         if let Some(demo) = &demo {
             stripe = demo.stripe(&config.data_dir);
@@ -101,6 +104,8 @@ impl Doctor {
         checks.push(doctor::check_issuer(issuer.as_ref()).await);
         checks.push(doctor::check_provider(operators.oidc.as_ref()).await);
         checks.push(doctor::check_outbound(&pool).await);
+        checks.push(doctor::check_mails(&pool).await);
+        checks.push(doctor::check_mail_server(mail.as_ref()).await);
         checks.extend(doctor::check_service(&service, &caller).await);
         checks.extend(doctor::check_stripe(&stripe, client.as_ref(), &catalogue, &pool).await);
         checks.extend(doctor::check_subscriptions(&pool, &catalogue).await);

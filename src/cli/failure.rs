@@ -153,6 +153,7 @@ impl From<StartError> for Failure {
             StartError::Database(error) => error.into(),
             StartError::Migration(error) => error.into(),
             StartError::Catalogue(error) => error.into(),
+            StartError::Setting(error) => error.into(),
             StartError::Embedded(error) => Self::unreachable(error.to_string()),
             StartError::Client(_) => Self::failed(error.to_string()),
             StartError::VanishedPlans(_)

@@ -22,6 +22,7 @@ mod figures;
 mod grace_periods;
 mod import;
 mod initiator;
+mod mails;
 mod migrate;
 mod openapi;
 mod organization;
@@ -53,7 +54,7 @@ pub use failure::Failure;
 /// Settings without flags: every user of the host can list a process's arguments.
 const SECRETS: &str = "\
 Secrets come from the environment or from the file that NAME_FILE names, and have no flags:
-  STRIPE_SECRET_KEY, STRIPE_WEBHOOK_SECRET, APPLICATION_WEBHOOK_SECRET
+  STRIPE_SECRET_KEY, STRIPE_WEBHOOK_SECRET, APPLICATION_WEBHOOK_SECRET, SMTP_URL, SMTP_PASSWORD
 A .env file in the working directory is read. Start with docs/deployment.md; .env.example lists all
 settings.";
 
@@ -129,6 +130,9 @@ pub enum Command {
     /// Tell the product what changed: types of events, endpoints and deliveries.
     #[command(subcommand)]
     Events(events::Events),
+    /// List mails to customers, and try them again.
+    #[command(subcommand)]
+    Mails(mails::Mails),
     /// Check a deployment, and say how to fix what is wrong.
     Doctor(doctor::Doctor),
     /// Manage users, who log in with a password.
@@ -272,6 +276,7 @@ async fn dispatch(command: Command, global: &GlobalArgs) -> Result<(), Failure> 
         Command::Retention(retention) => retention.run(global).await,
         Command::Usage(usage) => usage.run(global).await,
         Command::Events(events) => events.run(global).await,
+        Command::Mails(mails) => mails.run(global).await,
         Command::Doctor(doctor) => doctor.run(global).await,
         Command::Users(users) => users.run(global).await,
         Command::ApiKeys(keys) => keys.run(global).await,

@@ -1,5 +1,6 @@
 //! `serve`
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -33,7 +34,8 @@ impl Serve {
         let serve = self.serve.check()?;
         let stripe = self.stripe.check()?;
         let config = global.database_of_service()?;
-        crate::app::api::catalogue(stripe.plans_file.as_deref())?;
+        let catalogue = app::api::catalogue(stripe.plans_file.as_deref())?;
+        app::mailer(&serve, Arc::new(catalogue))?;
         let signals = StopSignals::listen()?;
         let database = Database::open(&config).await?;
         if let Err(failure) = disable_demo(&database).await {

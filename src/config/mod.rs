@@ -7,6 +7,7 @@
 mod addresses;
 mod colour;
 mod issuer;
+mod mail;
 mod operators;
 mod outbound;
 mod portal;
@@ -17,6 +18,7 @@ mod stripe;
 mod surface;
 mod text;
 mod usage;
+mod variables;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -27,6 +29,7 @@ use sqlx::postgres::PgConnectOptions;
 
 pub use addresses::{AddressArgs, AddressConfig};
 pub use issuer::{IssuerArgs, IssuerConfig};
+pub use mail::{MailArgs, MailConfig, SmtpConfig, SmtpPassword, SmtpSecurity};
 pub use operators::{OidcConfig, OperatorArgs, OperatorConfig};
 pub use outbound::{
     AllowedAddressArgs, AllowedAddresses, Application, ApplicationArgs, Network, OutboundConfig,
@@ -42,6 +45,7 @@ pub use usage::{UsageArgs, UsageConfig};
 
 use crate::telemetry::{InvalidSetting, LogFormat};
 use text::{boolean, given, number, secret, secret_of_environment};
+use variables::VARIABLES;
 
 /// A setting that is missing, malformed or contradictory: exit status 2.
 #[derive(Debug, thiserror::Error)]
@@ -65,68 +69,6 @@ impl From<InvalidSetting> for ConfigError {
         Self::new(invalid.variable, invalid.problem)
     }
 }
-
-/// The variables that are read, apart from the `*_FILE` variants of secrets.
-const VARIABLES: &[&str] = &[
-    "AGENTS_UPSTREAM_URL",
-    "ENFORCE_TRUST_HEADERS",
-    "APPLICATION_WEBHOOK_URL",
-    "APPLICATION_WEBHOOK_SECRET",
-    "EVENTS_ALLOWED_NETWORKS",
-    "EVENTS_ALLOW_LOOPBACK",
-    "API_RATE_LIMIT_PER_MINUTE",
-    "USAGE_RATE_LIMIT_PER_MINUTE",
-    "CORS_ALLOWED_ORIGINS",
-    "AUTH_JWKS_URL",
-    "AUTH_ISSUER",
-    "AUTH_AUDIENCE",
-    "AUTH_ORGANIZATION_CLAIM",
-    "AUTH_ROLE_CLAIM",
-    "AUTH_ROLES",
-    "APPLICATION_URL",
-    "ALLOWED_RETURN_ORIGINS",
-    "PUBLIC_URL",
-    "PORTAL_NAME",
-    "PORTAL_THEME",
-    "FRAME_ANCESTORS",
-    "OPERATORS_REQUIRE_SECOND_FACTOR",
-    "OIDC_ISSUER",
-    "OIDC_CLIENT_ID",
-    "OIDC_CLIENT_SECRET",
-    "OIDC_OPERATOR_GROUP",
-    "OIDC_READONLY_GROUP",
-    "OIDC_GROUPS_CLAIM",
-    "OIDC_SCOPES",
-    "OIDC_ALLOW_PASSWORDS",
-    "STRIPE_API_BASE",
-    "TRUSTED_PROXIES",
-    "DATABASE_URL",
-    "MIGRATION_DATABASE_URL",
-    "ALLOW_PRIVILEGED_DATABASE_ROLE",
-    "DATA_DIR",
-    "LOG_FORMAT",
-    "RUST_LOG",
-    "PLANS_FILE",
-    "WEBHOOK_MAX_RETRIES",
-    "UNKNOWN_CUSTOMERS",
-    "STRIPE_SECRET_KEY",
-    "STRIPE_WEBHOOK_SECRET",
-    "STRIPE_PUBLISHABLE_KEY",
-    "VITE_STRIPE_PUBLISHABLE_KEY",
-    "LISTEN_ADDR",
-    "METRICS_ADDR",
-    "WORKER_CONCURRENCY",
-    "WEBHOOK_TOLERANCE_SECONDS",
-    "PUSHGATEWAY_URL",
-    "GRACE_PERIOD_HOURS",
-    "RETENTION_WEBHOOK_PAYLOAD_DAYS",
-    "RETENTION_WEBHOOK_EVENT_DAYS",
-    "RETENTION_USAGE_EVENT_DAYS",
-    "RETENTION_IDEMPOTENCY_DAYS",
-    "RETENTION_SESSION_DAYS",
-    "RETENTION_OUTBOUND_DAYS",
-    "RETENTION_DISCARDED_DEAD_LETTER_DAYS",
-];
 
 /// Reads `.env` in the working directory, and refuses malformed variables
 /// before anything else reads them.
@@ -424,6 +366,8 @@ pub struct ServeArgs {
     #[command(flatten)]
     addresses: AllowedAddressArgs,
     #[command(flatten)]
+    mail: MailArgs,
+    #[command(flatten)]
     retention: RetentionArgs,
     #[command(flatten)]
     surface: SurfaceArgs,
@@ -438,6 +382,8 @@ pub struct ServeConfig {
     pub trusted_proxies: u32,
     pub usage: UsageConfig,
     pub outbound: OutboundConfig,
+    /// `None`: no mails are sent.
+    pub mail: Option<MailConfig>,
     pub retention: RetentionConfig,
     pub surface: SurfaceConfig,
 }
@@ -459,6 +405,7 @@ impl ServeArgs {
                 application: self.application.check()?,
                 allowed: self.addresses.check()?,
             },
+            mail: self.mail.check()?,
             retention: self.retention.check()?,
             trusted_proxies: number("TRUSTED_PROXIES", &self.trusted_proxies, 0, 10)?,
             surface: self.surface.check()?,

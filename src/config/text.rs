@@ -17,13 +17,15 @@ const LISTS: [&str; 5] = [
 ];
 
 /// The variables that `<variable>_FILE` may replace.
-const SECRETS: [&str; 6] = [
+const SECRETS: [&str; 8] = [
     "STRIPE_SECRET_KEY",
     "STRIPE_WEBHOOK_SECRET",
     "APPLICATION_WEBHOOK_SECRET",
     "DATABASE_URL",
     "MIGRATION_DATABASE_URL",
     "OIDC_CLIENT_SECRET",
+    "SMTP_URL",
+    "SMTP_PASSWORD",
 ];
 
 /// Removes surrounding white space, and the byte order mark that some editors

@@ -47,6 +47,7 @@ async fn find(pool: PgPool, catalogue: Arc<Catalogue>) -> Option<Found> {
     let mut checks = doctor::check_jobs(&pool).await;
     checks.extend(doctor::check_usage(&pool, &catalogue).await);
     checks.push(doctor::check_outbound(&pool).await);
+    checks.push(doctor::check_mails(&pool).await);
     checks.extend(doctor::check_subscriptions(&pool, &catalogue).await);
     let hours = by_hour(&pool).await;
     let hours = hours.inspect_err(|error| {

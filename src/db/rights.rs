@@ -97,6 +97,8 @@ pub const TABLES: &[OfTable] = &[
         &["SELECT", "INSERT", "DELETE"],
         NOTHING,
     ),
+    ("mails", CHANGE, NOTHING),
+    ("mail_switch", KEEP, NOTHING),
     ("catalogue_addons", KEEP, NOTHING),
     ("trial_cards", CHANGE, NOTHING),
     ("catalogue_metrics", KEEP, NOTHING),

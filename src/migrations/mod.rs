@@ -106,6 +106,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260128020000", "timeline"),
     ("20260128030000", "quota_override_terms"),
     ("20260129010000", "business_figures"),
+    ("20260130010000", "mails"),
     ("20260130020000", "revenue_terms"),
     ("20260130020100", "bulk_action_tries"),
     ("20260130020200", "figures_lists"),

@@ -72,6 +72,7 @@ pub const TENANT_TABLES: &[(&str, bool)] = &[
     ("billing_revenue_balances", false),
     ("billing_revenue_movements", false),
     ("usage_denials", false),
+    ("mails", false),
 ];
 
 /// The ledger under the name that operators use, where Prisma has no table of its own, and
@@ -118,6 +119,7 @@ const CLOSED_TABLES: &[&str] = &[
     "webhook_bulk_actions",
     "billing_revenue_journal",
     "billing_revenue_months",
+    "mail_switch",
 ];
 
 /// The migrations' ledger.

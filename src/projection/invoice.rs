@@ -15,11 +15,13 @@ use super::decode::Decoded;
 use super::store;
 use super::types::{Effects, NewAlert, Results};
 use super::versions::{Mirrored, Version, merge};
+use crate::mail::{Fact, Kind};
 use crate::stripe::objects::{BillingObject, Invoice};
 
 /// The event of a deleted draft.
 const DELETED: &str = "invoice.deleted";
 const PAYMENT_FAILED: &str = "invoice.payment_failed";
+const ACTION_REQUIRED: &str = "invoice.payment_action_required";
 /// Ranks after all other states of an invoice.
 const DELETED_RANK: u8 = 15;
 
@@ -134,6 +136,7 @@ pub async fn apply(
     for event in results.decoded {
         effects.alerts.extend(failed_payment(event));
         effects.alerts.extend(action_required(event));
+        effects.mails.extend(mail_of(event));
     }
     Ok(())
 }
@@ -230,9 +233,33 @@ fn failed_payment(event: &Decoded<'_>) -> Option<NewAlert> {
     })
 }
 
+/// The mail to the payer, unless somebody is about to pay: whoever subscribes or changes a
+/// plan sees on that page how the payment went.
+fn mail_of(event: &Decoded<'_>) -> Option<Fact> {
+    let kind = match event.stored.event_type.as_str() {
+        PAYMENT_FAILED => Kind::PaymentFailed,
+        ACTION_REQUIRED => Kind::ActionRequired,
+        _ => return None,
+    };
+    let invoice = Invoice::of(&event.object)?;
+    let watched = ["subscription_create", "subscription_update"];
+    let reason = invoice.billing_reason.as_deref();
+    if reason.is_some_and(|reason| watched.contains(&reason)) {
+        return None;
+    }
+    let (attempt, at) = (invoice.attempt_count, event.stored.created);
+    Some(Fact::of_invoice(
+        kind,
+        event.owner?,
+        &invoice.id,
+        attempt,
+        at,
+    ))
+}
+
 fn action_required(event: &Decoded<'_>) -> Option<NewAlert> {
     let invoice = Invoice::of(&event.object)?;
-    if event.stored.event_type != "invoice.payment_action_required" {
+    if event.stored.event_type != ACTION_REQUIRED {
         return None;
     }
     let amount = money::display(invoice.amount_due, &invoice.currency);

@@ -49,6 +49,7 @@ use uuid::Uuid;
 use crate::audit::{self, Actor};
 pub use crate::config::UnknownCustomers;
 use crate::event_log::StoredEvent;
+use crate::mail;
 use crate::metering::reports;
 pub use customer::mirror as mirror_customer;
 use decode::Decoded;
@@ -207,6 +208,7 @@ async fn apply_locked(
     for (event, handled) in decoded.iter().zip(handled) {
         results[event.index] = Some(Ok(handled));
     }
+    mail::queue(conn, &effects.mails).await?;
     let raised = store::alerts(conn, effects.alerts).await?;
     applied.alerts.extend(raised);
     applied.appended = audit::append(conn, &locked.chains, &effects.entries).await?;

@@ -11,6 +11,7 @@ use super::versions;
 use crate::audit::{self, Actor, NewEntry};
 use crate::catalogue::Catalogue;
 use crate::config::UnknownCustomers;
+use crate::mail;
 use crate::metering::grace;
 use crate::stripe::account::Account;
 use crate::telemetry::metrics;
@@ -152,6 +153,8 @@ pub(super) struct Effects {
     pub(super) actor: Actor,
     pub(super) entries: Vec<NewEntry>,
     pub(super) alerts: Vec<NewAlert>,
+    /// What customers are told by mail.
+    pub(super) mails: Vec<mail::Fact>,
     /// Grace periods ended by a new plan.
     pub(super) graces: Vec<grace::Ended>,
 }
@@ -162,6 +165,7 @@ impl Effects {
             actor,
             entries: Vec::new(),
             alerts: Vec::new(),
+            mails: Vec::new(),
             graces: Vec::new(),
         }
     }

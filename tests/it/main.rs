@@ -16,6 +16,7 @@ mod features;
 mod fuzz;
 mod import;
 mod isolation;
+mod mail;
 mod maintenance;
 mod metering;
 mod operations;

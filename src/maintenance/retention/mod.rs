@@ -50,6 +50,7 @@ pub enum What {
     BulkActions,
     UsageAlerts,
     OutboundEvents,
+    Mails,
     Reservations,
     Denials,
 }
@@ -69,7 +70,7 @@ pub struct Rule {
 }
 
 /// All that retention removes. Payloads come before the events whose they are.
-pub const RULES: [Rule; 16] = [
+pub const RULES: [Rule; 17] = [
     Rule {
         what: What::WebhookPayloads,
         name: "webhook_payloads",
@@ -185,6 +186,14 @@ pub const RULES: [Rule; 16] = [
         days: |kept| kept.outbound_days,
         batch: 1_000,
         indexes: &["outbound_events_time_idx"],
+    },
+    Rule {
+        what: What::Mails,
+        name: "mails",
+        setting: "RETENTION_OUTBOUND_DAYS",
+        days: |kept| kept.outbound_days,
+        batch: 1_000,
+        indexes: &["mails_ended_idx"],
     },
     Rule {
         what: What::Reservations,
@@ -435,6 +444,7 @@ async fn batch(
         What::BulkActions => store::bulk_actions(conn, before, limit).await?,
         What::UsageAlerts => store::usage_alerts(conn, before, limit).await?,
         What::OutboundEvents => store::outbound_events(conn, before, limit).await?,
+        What::Mails => store::mails(conn, before, limit).await?,
         What::Reservations => store::reservations(conn, before, limit).await?,
         What::Denials => store::denials(conn, before, limit).await?,
     };

@@ -327,6 +327,17 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
+        "20260130010000_mails",
+        &[
+            (
+                "mails",
+                "organization_id id kind fact resource_id about_at happened_at status attempts \
+                 next_attempt_at lease_id recipient error_message queued_at ended_at",
+            ),
+            ("mail_switch", "name switched_on_at searched_at"),
+        ],
+    ),
+    (
         "20260130020000_revenue_terms",
         &[
             ("billing_subscriptions", "collection_paused"),

@@ -9,6 +9,7 @@ pub fn describe() {
     super::background::describe();
     super::service::describe();
     super::outbound::describe();
+    super::mail::describe();
     super::bulk::describe();
     super::denials::describe();
     super::holds::describe();

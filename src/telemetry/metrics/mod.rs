@@ -12,6 +12,7 @@ mod drift;
 pub mod holds;
 mod labels;
 pub mod log;
+pub mod mail;
 pub mod operators;
 pub mod outbound;
 mod service;
@@ -167,6 +168,7 @@ fn start_at_zero(labels: &Labels) {
     budget::start_at_zero(labels);
     log::start_at_zero();
     outbound::start_at_zero();
+    mail::start_at_zero();
     bulk::start_at_zero();
     denials::start_at_zero();
     holds::start_at_zero();

@@ -192,6 +192,8 @@ const COMMANDS: &[&[&str]] = &[
         "--since",
         "2026-01-01T00:00:00Z",
     ],
+    &["mails", "list"],
+    &["mails", "retry", ORGANIZATION],
     &["events", "listen", "--forward-to", "http://localhost:3000/"],
 ];
 

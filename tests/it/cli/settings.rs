@@ -177,6 +177,35 @@ fn settings_that_contradict_each_other_are_refused() {
             "OIDC_CLIENT_SECRET",
             vec![("OIDC_CLIENT_SECRET", "hunter2")],
         ),
+        ("SMTP_URL", vec![("MAIL_FROM", "billing@acme.example")]),
+        (
+            "SMTP_URL",
+            vec![
+                ("SMTP_URL", "smtp://me:hunter2@mail.example?tls=none"),
+                ("MAIL_FROM", "billing@acme.example"),
+            ],
+        ),
+        ("MAIL_FROM", vec![("SMTP_URL", "smtps://mail.example")]),
+        (
+            "MAIL_FROM",
+            vec![("SMTP_URL", "smtps://mail.example"), ("MAIL_FROM", "Acme")],
+        ),
+        (
+            "SMTP_PASSWORD",
+            vec![
+                ("SMTP_URL", "smtps://me:hunter2@mail.example"),
+                ("SMTP_PASSWORD", "hunter2"),
+                ("MAIL_FROM", "billing@acme.example"),
+            ],
+        ),
+        (
+            "MAIL_TEMPLATES_DIR",
+            vec![
+                ("SMTP_URL", "smtps://mail.example"),
+                ("MAIL_FROM", "billing@acme.example"),
+                ("MAIL_TEMPLATES_DIR", "/nowhere"),
+            ],
+        ),
         ("STRIPE_SECRET_KEY", vec![("STRIPE_SECRET_KEY_FILE", file)]),
         ("DATABASE_URL", vec![("DATABASE_URL_FILE", file)]),
         (

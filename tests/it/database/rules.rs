@@ -51,7 +51,7 @@ WITH relations AS (
                      'outbound_endpoints', 'stripe_imports', 'operator_api_keys',
                      'operator_second_factors', 'operator_recovery_codes',
                      'webhook_bulk_actions', 'billing_revenue_journal',
-                     'billing_revenue_months') AS without_tenant,
+                     'billing_revenue_months', 'mail_switch') AS without_tenant,
          relname IN ('webhook_events', 'webhook_dead_letter_queue') AS by_bucket
     FROM relations WHERE relkind IN ('r', 'p')
 ), functions AS (

@@ -72,6 +72,11 @@ pub const ROWS: &[(&str, &str)] = &[
         "(organization_id, endpoint_id) VALUES ({org}, md5('{key}')::uuid)",
     ),
     (
+        "mails",
+        "(organization_id, id, kind, fact, resource_id, happened_at)
+         VALUES ({org}, md5('{key}')::uuid, 'quota_warning', '{key}', 'api_calls', now())",
+    ),
+    (
         "billing_revenue_balances",
         "(organization_id, currency, amount, discounted_amount, sequence, occurred_at)
          VALUES ({org}, '{key}', 1, 0, 1, now())",

@@ -99,11 +99,14 @@ async fn old_and_new(db: &TestDatabase) {
              INSERT INTO outbound_deliveries (organization_id, endpoint_id, sequence, status, ended_at)
                VALUES ({of}, {of}, 1 + {sequence}, 'pending', NULL),
                       ({of}, {of}, 2 + {sequence}, 'delivered', now());
+             INSERT INTO mails (organization_id, id, kind, fact, resource_id, happened_at, status, ended_at)
+               VALUES ({of}, gen_random_uuid(), 'trial_ending', '{name}', 'sub', now() - interval '100 days',
+                 'sent', {});
              INSERT INTO usage_reservations (organization_id, id, metric, period_start, quantity, held,
                  reserved_at, expires_at, name, outcome, settled_at)
                VALUES ({of}, gen_random_uuid(), 'm', now(), 0, 1, now(), 'infinity', '{name}', 'released', {})",
             ago(90), ago(400), ago(1), ago(30), ago(30), ago(30), ago(30), ago(30), ago(30), ago(30), ago(90), ago(90),
-            ago(30)
+            ago(90), ago(30)
         ))
         .await;
     }
@@ -165,6 +168,7 @@ async fn what_is_too_old_goes_and_the_rest_stays() {
         ("login_throttles", "throttle_key = sha256('new')"),
         ("webhook_rejections", "true"),
         ("usage_alerts", "metric = 'new'"),
+        ("mails", "fact = 'new'"),
         ("usage_reservations", "name = 'new'"),
     ] {
         assert_eq!(db.count(table).await, 1, "{table}");

@@ -207,6 +207,8 @@ async fn each_background_part_is_documented_with_its_period() {
         .env("AUTH_JWKS_URL", "http://127.0.0.1:1/")
         .env("AUTH_ISSUER", "https://id.example.com/")
         .env("AUTH_AUDIENCE", "billing")
+        .env("SMTP_URL", "smtp://127.0.0.1:1")
+        .env("MAIL_FROM", "billing@acme.example")
         .env("APPLICATION_WEBHOOK_URL", "http://127.0.0.1:1/")
         .env(
             "APPLICATION_WEBHOOK_SECRET",

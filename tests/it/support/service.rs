@@ -11,7 +11,7 @@ use uuid::Uuid;
 use valuecanvas_billing::app::{self, Database, Service, StartError};
 use valuecanvas_billing::catalogue::Catalogue;
 use valuecanvas_billing::config::{
-    OutboundConfig, ServeConfig, StripeApi, StripeConfig, SurfaceConfig, UsageConfig,
+    MailConfig, OutboundConfig, ServeConfig, StripeApi, StripeConfig, SurfaceConfig, UsageConfig,
 };
 use valuecanvas_billing::projection::UnknownCustomers;
 use valuecanvas_billing::stripe::signature::SigningSecret;
@@ -46,6 +46,7 @@ pub struct Options {
     pub outbound: OutboundConfig,
     /// Proxies whose word on addresses is taken.
     pub trusted_proxies: u32,
+    pub mail: Option<MailConfig>,
 }
 
 impl Default for Options {
@@ -61,6 +62,7 @@ impl Default for Options {
             usage: UsageConfig::default(),
             outbound: OutboundConfig::default(),
             trusted_proxies: 0,
+            mail: None,
         }
     }
 }
@@ -114,6 +116,7 @@ impl TestService {
             trusted_proxies: options.trusted_proxies,
             usage: options.usage,
             outbound: options.outbound,
+            mail: options.mail,
             retention: Default::default(),
             surface: options.surface,
         };

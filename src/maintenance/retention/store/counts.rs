@@ -160,6 +160,15 @@ pub async fn count(
                 .fetch_one(conn)
                 .await
             }
+            What::Mails => {
+                sqlx::query_scalar!(
+                    r#"SELECT count(*) AS "rows!" FROM mails
+                    WHERE ended_at < $1 AND happened_at < now() - interval '40 days'"#,
+                    at as _
+                )
+                .fetch_one(conn)
+                .await
+            }
             What::OutboundEvents => {
                 sqlx::query_scalar!(
                     r#"SELECT count(*) AS "rows!" FROM outbound_events e

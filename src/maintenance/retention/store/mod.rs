@@ -328,6 +328,25 @@ pub async fn reservations(
     Ok(gone.execute(conn).await?.rows_affected())
 }
 
+/// Removes mails that were sent, given up or withdrawn. A fact that a search may still find is
+/// kept, so that it is told once.
+pub async fn mails(
+    conn: &mut PgConnection,
+    before: Timestamp,
+    limit: i64,
+) -> Result<u64, sqlx::Error> {
+    let gone = sqlx::query!(
+        "DELETE FROM mails
+          WHERE (organization_id, id) IN (
+            SELECT organization_id, id FROM mails
+             WHERE ended_at < $1 AND happened_at < now() - interval '40 days'
+             ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
+        before.to_sqlx() as _,
+        limit
+    );
+    Ok(gone.execute(conn).await?.rows_affected())
+}
+
 /// Removes events that no endpoint waits for, with their deliveries.
 pub async fn outbound_events(
     conn: &mut PgConnection,

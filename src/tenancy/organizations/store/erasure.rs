@@ -4,6 +4,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::db::TenantTx;
+use crate::mail;
 use crate::projection;
 
 /// A subscription that is or may still be charged for: its id and status.
@@ -159,6 +160,7 @@ pub async fn clear_texts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
     );
     rows += usage.execute(tx.conn()).await?.rows_affected();
     rows += clear_events(tx).await?;
+    rows += mail::erase(tx.conn(), organization_id).await?;
     Ok(rows)
 }
 
