@@ -342,10 +342,11 @@ async fn act(console: &Console, posted: &Posted, of: &Of) -> Result<Response, Re
         _ => return Err(unknown_act().into()),
     };
     let typed = Typed::of(&posted.fields);
-    // It is asked for again where it is changed, under the lock.
+    // Asked first, so that nobody corrects what is late; and again under the lock.
+    let is_late = posted.fields.get("seen") != Some(&now(console, of).await?.seen());
     let done = match seen(&posted.fields) {
-        Some(seen) => change(console, &posted.signed, of, (sets, &typed), seen).await,
-        None => Err(changed()),
+        Some(seen) if !is_late => change(console, &posted.signed, of, (sets, &typed), seen).await,
+        _ => Err(changed()),
     };
     let Err(problem) = done else {
         return Ok(led_to(&page_of(of.organization)));

@@ -109,6 +109,7 @@ pub const TABLES: &[OfTable] = &[
     ("stripe_meter_errors", KEEP, NOTHING),
     ("reporting.recurring_items", READ, NOTHING),
     ("reporting.recurring_revenue", READ, NOTHING),
+    ("reporting.unknown_taxes", READ, NOTHING),
     ("reporting.mrr", READ, NOTHING),
     ("reporting.mrr_movements", READ, NOTHING),
     ("reporting.mrr_months", READ, NOTHING),

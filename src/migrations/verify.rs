@@ -77,11 +77,12 @@ pub const TENANT_TABLES: &[(&str, bool)] = &[
 
 /// The ledger under the name that operators use, where Prisma has no table of its own, and
 /// the quotas in force; the business figures.
-const VIEWS: [&str; 11] = [
+const VIEWS: [&str; 12] = [
     "_prisma_migrations",
     "effective_usage_quotas",
     "reporting.recurring_items",
     "reporting.recurring_revenue",
+    "reporting.unknown_taxes",
     "reporting.mrr",
     "reporting.mrr_movements",
     "reporting.mrr_months",

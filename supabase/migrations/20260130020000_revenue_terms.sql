@@ -94,12 +94,7 @@ CREATE OR REPLACE VIEW reporting.recurring_items WITH (security_invoker = true) 
                   WHERE d.deleted_at IS NULL AND (d.ends_at IS NULL OR d.ends_at > now()))
            AS discounted,
          -- When it began to be paid for, as far as the mirror knows.
-         least(coalesce(s.trial_end, s.stripe_created_at), s.last_event_at) AS began_at,
-         i.quantity_divide_by, i.quantity_round,
-         -- Of how much with tax how much is without it.
-         tax.untaxed AS untaxed_share,
-         -- The price includes a tax that no invoice has shown yet: it counts whole.
-         tax.computed AND tax.untaxed IS NULL AS tax_unknown
+         least(coalesce(s.trial_end, s.stripe_created_at), s.last_event_at) AS began_at
     FROM public.billing_subscriptions s
     JOIN public.billing_subscription_items i
       ON i.organization_id = s.organization_id
@@ -121,6 +116,22 @@ CREATE OR REPLACE VIEW reporting.recurring_items WITH (security_invoker = true) 
      AND i.recurring_interval IS NOT NULL
      -- Sample events are nobody's.
      AND s.organization_id <> '5a3b1e00-0000-7000-8000-000000000001';
+
+-- Items whose price includes a tax that no invoice has shown yet: they count whole.
+CREATE OR REPLACE VIEW reporting.unknown_taxes WITH (security_invoker = true) AS
+  SELECT s.organization_id, s.stripe_subscription_id, i.stripe_subscription_item_id,
+         i.stripe_price_id
+    FROM public.billing_subscriptions s
+    JOIN public.billing_subscription_items i
+      ON i.organization_id = s.organization_id
+     AND i.stripe_subscription_id = s.stripe_subscription_id
+   WHERE s.status IN ('active', 'past_due') AND s.taxed
+     AND i.usage_type IS DISTINCT FROM 'metered'
+     AND i.recurring_interval IS NOT NULL
+     AND i.tax_behavior = 'inclusive' AND coalesce(i.included_tax_percent, 0) = 0
+     AND public.billing_untaxed_share(s.organization_id, s.stripe_subscription_id,
+                                      i.stripe_price_id) IS NULL;
+GRANT SELECT ON reporting.unknown_taxes TO billing_worker;
 
 INSERT INTO billing_schema_migrations (version, name)
   VALUES ('20260130020000', 'revenue_terms') ON CONFLICT DO NOTHING;

@@ -6,7 +6,7 @@ SET LOCAL client_min_messages TO warning;
 SET LOCAL search_path TO public, pg_temp;
 SET LOCAL ROLE billing_owner;
 
-DROP VIEW IF EXISTS reporting.recurring_revenue, reporting.recurring_items;
+DROP VIEW IF EXISTS reporting.recurring_revenue, reporting.recurring_items, reporting.unknown_taxes;
 
 -- The items that are paid for again and again, each with what it comes to a month. Usage is not
 -- among them.

@@ -164,11 +164,18 @@ pub async fn account(
 
 /// Locks an account against changes, and says whether it is what it was when it was read.
 pub async fn hold(conn: &mut PgConnection, account: &Account) -> Result<bool, sqlx::Error> {
+    sqlx::query!(
+        "SELECT id FROM users WHERE id = $1 FOR SHARE",
+        account.user_id
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    // Another statement: the one that waits for the lock sees other tables as they were before.
     let now = sqlx::query!(
         r#"SELECT u.password_hash, u.operator, u.operator_reads,
                   EXISTS (SELECT FROM operator_second_factors f WHERE f.user_id = u.id)
                     AS "second_factor!"
-             FROM users u WHERE u.id = $1 AND u.disabled_at IS NULL FOR SHARE OF u"#,
+             FROM users u WHERE u.id = $1 AND u.disabled_at IS NULL"#,
         account.user_id
     )
     .fetch_optional(conn)

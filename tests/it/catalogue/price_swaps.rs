@@ -188,7 +188,7 @@ async fn with_many_items() -> (Shop, String) {
 #[tokio::test]
 async fn an_item_that_is_replaced_in_a_cut_list_is_charged_at_the_price_that_it_had() {
     for tier in ["standard", "enterprise"] {
-        let (mut shop, customer) = with_many_items().await;
+        let (shop, customer) = with_many_items().await;
         change_in_stripe(&shop, &customer, tier).await;
         tokio::time::sleep(Duration::from_millis(1_100)).await;
         assert_eq!(shop.caught_up().await, (0, 0), "{tier}");
@@ -206,7 +206,7 @@ async fn an_item_that_is_replaced_in_a_cut_list_is_charged_at_the_price_that_it_
 
 #[tokio::test]
 async fn a_price_that_changes_in_a_cut_list_is_charged() {
-    let (mut shop, customer) = with_many_items().await;
+    let (shop, customer) = with_many_items().await;
     let prices = shop.world.stripe.list("/v1/prices", &[("active", "true")]);
     let other = prices.await.into_iter().find(|price| {
         let key = price["lookup_key"].as_str();

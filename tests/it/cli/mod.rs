@@ -6,6 +6,7 @@ mod deliveries;
 pub mod demo;
 mod doctor;
 mod embedded;
+mod env_file;
 mod erased;
 mod errors;
 mod explain;

@@ -21,7 +21,7 @@ fn run_with(arguments: &[&str], settings: &[(&str, &str)]) -> Ran {
 }
 
 /// One line on stderr that names `variable`, status 2, and nothing on stdout.
-fn assert_refused(ran: &Ran, variable: &str, what: &str) {
+pub fn assert_refused(ran: &Ran, variable: &str, what: &str) {
     assert_eq!(ran.status, 2, "{what}: {}", ran.stderr);
     let expected = format!("error: {variable}: ");
     assert!(ran.stderr.starts_with(&expected), "{what}: {}", ran.stderr);
@@ -297,44 +297,6 @@ fn a_password_among_the_arguments_is_warned_of_and_not_repeated() {
     assert!(!quiet.stderr.contains("every user"), "{}", quiet.stderr);
 }
 
-#[test]
-fn an_env_file_that_everyone_may_write_is_refused() {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join(".env");
-    std::fs::write(&file, "LOG_FORMAT=json\n").unwrap();
-    for (mode, status) in [(0o600, 0), (0o664, 0), (0o646, 2), (0o666, 2)] {
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
-        let ran = run(program(&["status"]).current_dir(folder.path()));
-        assert_eq!(ran.status, status, "{mode:o}: {}", ran.stderr);
-        if status == 2 {
-            assert!(
-                ran.stderr.starts_with("error: .env: ") && ran.stderr.contains("chmod o-w"),
-                "{}",
-                ran.stderr
-            );
-        }
-    }
-}
-
-#[test]
-fn only_the_working_directorys_env_file_is_read() {
-    let above = tempfile::tempdir().unwrap();
-    let below = above.path().join("a/b");
-    std::fs::create_dir_all(&below).unwrap();
-    std::fs::write(above.path().join(".env"), "LOG_FORMAT=xml\n").unwrap();
-    let status = |folder: &Path| run(program(&["status"]).current_dir(folder));
-    for folder in [&below, above.path().join("a").as_path()] {
-        assert_eq!(status(folder).status, 0);
-    }
-    // The mark that some editors begin a file with is no part of a name.
-    std::fs::write(below.join(".env"), "\u{feff}LOG_FORMAT=xml\n").unwrap();
-    for folder in [above.path(), &below] {
-        assert_refused(&status(folder), "LOG_FORMAT", "its own file");
-    }
-}
-
 #[cfg(unix)]
 #[test]
 fn a_setting_that_is_no_text_is_refused() {
@@ -349,20 +311,6 @@ fn a_setting_that_is_no_text_is_refused() {
         let mut command = program(&["serve"]);
         command.env(variable, OsStr::from_bytes(b"\xff\xfe"));
         assert_refused(&run(&mut command), variable, variable);
-    }
-}
-
-#[test]
-fn an_unreadable_line_of_the_env_file_is_not_repeated() {
-    let scratch = tempfile::tempdir().unwrap();
-    for line in [
-        "STRIPE_WEBHOOK_SECRET=whsec_hunter2 and more",
-        "whsec_hunter2",
-    ] {
-        std::fs::write(scratch.path().join(".env"), line).unwrap();
-        let ran = run(program(&["serve"]).current_dir(scratch.path()));
-        assert_refused(&ran, ".env", line);
-        assert!(!ran.stderr.contains("hunter2"), "{}", ran.stderr);
     }
 }
 

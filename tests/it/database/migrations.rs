@@ -238,7 +238,9 @@ async fn rows(db: &TestDatabase) -> BTreeSet<String> {
                       discount_ids,tax_located,tax_country,discount_amount,included_tax_amount,\
                       usage_period_start,usage_period_end,amount_refunded_told,refunds_told_by,\
                       added_quota,added_unlimited,kept_added_quota,kept_added_unlimited,\
-                      first_failed_at,past_due_since,access_ends_at,access_ended_at}";
+                      first_failed_at,past_due_since,access_ends_at,access_ended_at,\
+                      collection_paused,quantity_divide_by,quantity_round,tax_behavior,\
+                      included_tax_percent}";
         // Columns of this name are older elsewhere.
         let added = match table.as_str() {
             "billing_subscription_items" => added.replace('}', ",plan_tier,metric,seats,addon}"),

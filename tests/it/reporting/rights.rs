@@ -5,9 +5,10 @@ use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 use super::{Books, JANUARY, paying};
 use crate::support::TestDatabase;
 
-const VIEWS: [&str; 9] = [
+const VIEWS: [&str; 10] = [
     "recurring_items",
     "recurring_revenue",
+    "unknown_taxes",
     "mrr",
     "mrr_movements",
     "mrr_months",

@@ -77,7 +77,7 @@ async fn a_tax_that_stripe_computes_is_as_the_newest_invoice_has_it() {
     object["automatic_tax"] = json!({"enabled": true});
     object["items"]["data"][0]["price"]["tax_behavior"] = json!("inclusive");
     let books = Books::of_one_with(object.clone()).await;
-    let unknown = "reporting.recurring_items WHERE tax_unknown";
+    let unknown = "reporting.unknown_taxes";
     assert_eq!(
         books.mrr().await,
         11_900,
