@@ -94,8 +94,8 @@ pub fn routes() -> Routes<Arc<Portal>> {
     let routes = page(routes, cancel::CALL_OFF, get(cancel::ask_to_call_off));
     let routes = form(routes, cancel::CALL_OFF, post(cancel::call_off));
     let routes = page(routes, invoices::PATH, get(invoices::list));
-    let exports = customers.share(Share::Exports);
-    let routes = routes.page(Method::GET, invoices::CSV, get(invoices::csv), exports);
+    let downloads = customers.share(Share::Downloads);
+    let routes = routes.page(Method::GET, invoices::CSV, get(invoices::csv), downloads);
     // Stripe is asked, as by the API.
     let routes = routes.page(
         Method::GET,
@@ -111,7 +111,7 @@ pub fn routes() -> Routes<Arc<Portal>> {
     let routes = page(routes, cards::REMOVE, get(cards::ask_to_remove));
     let routes = form(routes, cards::REMOVE, post(cards::remove));
     let routes = page(routes, audit_log::PATH, get(audit_log::list));
-    let routes = routes.page(Method::GET, audit_log::CSV, get(audit_log::csv), exports);
+    let routes = routes.page(Method::GET, audit_log::CSV, get(audit_log::csv), downloads);
     page(routes, "/portal/{*rest}", get(not_found))
 }
 

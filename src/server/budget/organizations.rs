@@ -199,7 +199,7 @@ fn limits_of(route: &Route, request: &Request<Body>) -> (Option<Limit>, Option<L
         Kind::Changes => Some(CHANGES),
         Kind::Organizations => Some(ORGANIZATIONS),
         Kind::Downloads => Some(EXPORTS),
-        Kind::Exports if wants_csv(request) || route.access.is_of_browsers() => Some(EXPORTS),
+        Kind::Exports if wants_csv(request) => Some(EXPORTS),
         Kind::Exports | Kind::Reads => Some(READS),
     };
     // The keys are kept by the connections that all share.

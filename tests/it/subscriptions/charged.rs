@@ -1,6 +1,8 @@
 //! Which card is charged, and that it is the one that is shown: a subscription's own before
 //! the customer's default, of schedules too. What is paid with it is in the audit log.
 
+use std::time::{Duration, Instant};
+
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -31,6 +33,20 @@ impl World {
                 Some(next) => query = format!("?limit=1&cursor={next}"),
                 None => return charged,
             }
+        }
+    }
+
+    /// Waits until this card is shown as charged, and no other.
+    async fn until_charged(&self, card: &str) {
+        let since = Instant::now();
+        loop {
+            let shown = self.shown_as_charged().await;
+            if shown == [card] {
+                return;
+            }
+            let patient = since.elapsed() < Duration::from_secs(30);
+            assert!(patient, "{shown:?}, and not {card}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
@@ -74,12 +90,10 @@ async fn a_subscriptions_own_card_is_shown_as_the_one_that_is_charged() {
     world.create("standard").await.ok();
     let subscription = text(&world.current().await, "stripeSubscriptionId");
     let default = world.default_of_customer(&customer).await;
-    world.settle().await;
-    assert_eq!(world.shown_as_charged().await, [default.clone()]);
+    world.until_charged(&default).await;
     let own = world.attach(&customer, MASTERCARD).await;
     world.charge_subscription(&subscription, &own).await;
-    world.settle().await;
-    assert_eq!(world.shown_as_charged().await, [own.clone()]);
+    world.until_charged(&own).await;
     // And it is.
     let path = format!("/v1/subscriptions/{subscription}");
     let fields = [
