@@ -96,17 +96,7 @@ impl Parts {
                 async move { issuer.keep_keys().await.map(|()| Next::AfterPeriod) }
             });
         }
-        let (pool, catalogue) = (self.pool.clone(), self.catalogue.clone());
-        let in_stripe = self.in_stripe;
-        self.writing(background, "plan versions", CATALOGUE, move || {
-            let (pool, catalogue) = (pool.clone(), catalogue.clone());
-            async move {
-                // At the start the schema may have been too old to tell.
-                subscriptions::check_vanished(&pool, &catalogue).await?;
-                catalogue.record_versions(&pool, in_stripe).await?;
-                Ok::<_, VanishedPlans>(Next::Never)
-            }
-        });
+        self.register_plan_versions(background);
         let (pool, waiting) = (self.pool.clone(), self.denials.clone());
         self.writing(background, "refused uses", denials::PERIOD, move || {
             let (pool, waiting) = (pool.clone(), waiting.clone());
@@ -152,6 +142,20 @@ impl Parts {
         let settling = stop.clone();
         background.looping("subscription settler", SETTLE_EVERY, |runs| {
             subscriptions.keep_settled(runs, schema, settling)
+        });
+    }
+
+    fn register_plan_versions(&self, background: &mut Background) {
+        let (pool, catalogue) = (self.pool.clone(), self.catalogue.clone());
+        let in_stripe = self.in_stripe;
+        self.writing(background, "plan versions", CATALOGUE, move || {
+            let (pool, catalogue) = (pool.clone(), catalogue.clone());
+            async move {
+                // At the start the schema may have been too old to tell.
+                subscriptions::check_vanished(&pool, &catalogue).await?;
+                catalogue.record_versions(&pool, in_stripe).await?;
+                Ok::<_, VanishedPlans>(Next::Never)
+            }
         });
     }
 

@@ -119,13 +119,12 @@ impl<G: Guard> Checks<G> {
             Ok(taken) => taken,
             Err(refusal) => return *refusal,
         };
-        let admitted = admitted.and_then(|()| {
-            let asked = self.limits.take_of_stripe(route, &caller);
-            asked.map_err(|refusal| *refusal)
-        });
         let response = match admitted {
-            Ok(()) => self.answer_in_turn(route, caller, request, next).await,
             Err(refusal) => refusal,
+            Ok(()) => match self.limits.take_of_stripe(route, &caller) {
+                Ok(()) => self.answer_in_turn(route, caller, request, next).await,
+                Err(refusal) => *refusal,
+            },
         };
         taken.describe(response)
     }

@@ -113,19 +113,7 @@ impl Subscription {
     pub fn read(object: &Value) -> Result<Self, ShapeError> {
         let o = Fields::root(object);
         let own = Discounts::of(&o)?;
-        let mut items = if o.has("items") {
-            o.list("items")?
-                .map(SubscriptionItem::read)
-                .collect::<Result<Vec<_>, _>>()?
-        } else {
-            SubscriptionItem::of_plan(&o)?.into_iter().collect()
-        };
-        // The rates of the whole are those of items without their own.
-        if let Some(percent) = included_tax(&o, "default_tax_rates")? {
-            for item in &mut items {
-                item.included_tax_percent.get_or_insert(percent);
-            }
-        }
+        let items = items_of(&o)?;
         // The catalogue decides which item's period counts; this default is the
         // one that ends first.
         let with_period = items
@@ -186,6 +174,23 @@ impl Subscription {
             cancellation_reason: cancellation.maybe_text("reason")?,
         })
     }
+}
+
+fn items_of(o: &Fields<'_>) -> Result<Vec<SubscriptionItem>, ShapeError> {
+    let mut items = if o.has("items") {
+        o.list("items")?
+            .map(SubscriptionItem::read)
+            .collect::<Result<Vec<_>, _>>()?
+    } else {
+        SubscriptionItem::of_plan(o)?.into_iter().collect()
+    };
+    // The rates of the whole are those of items without their own.
+    if let Some(percent) = included_tax(o, "default_tax_rates")? {
+        for item in &mut items {
+            item.included_tax_percent.get_or_insert(percent);
+        }
+    }
+    Ok(items)
 }
 
 /// Taxed automatically, by its own or its items' rates, or by a percentage in

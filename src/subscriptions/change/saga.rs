@@ -256,9 +256,8 @@ impl Subscriptions {
             return Ok(Round::Again);
         };
         self.check_seats(organization_id, &action).await?;
-        let extras = self
-            .extras(Some(client), organization_id, &state, &action, code)
-            .await?;
+        let extras = self.extras(Some(client), organization_id, &state, &action, code);
+        let extras = extras.await?;
         let asked = Asked {
             organization_id,
             action: &action,
@@ -293,8 +292,8 @@ impl Subscriptions {
         let call = self.parameters(client, asked, quote).await?;
         // One that has to be put into flexible billing is priced in it.
         if let (Some(quote), None, false) = (quote, code, call.flexible) {
-            self.check_price(client, asked, quote, Timestamp::now())
-                .await?;
+            let now = Timestamp::now();
+            self.check_price(client, asked, quote, now).await?;
         }
         change.take_terms(call.usage, call.flexible, state.subscription.as_ref());
         let new = NewRequest {

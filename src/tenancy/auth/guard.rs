@@ -355,9 +355,7 @@ impl Guard {
     async fn identify(&self, shown: Shown, client: Client) -> Result<Caller, Problem> {
         let presented = match shown {
             Shown::Ours(presented) => presented,
-            Shown::Issued(token) => {
-                return self.product_user(token, client).await.map(Caller::Issued);
-            }
+            Shown::Issued(of) => return self.product_user(of, client).await.map(Caller::Issued),
         };
         let found = self.lookup.find(presented).await?.ok_or_else(invalid)?;
         match found {

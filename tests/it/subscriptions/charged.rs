@@ -120,8 +120,7 @@ async fn a_pending_change_charges_the_card_that_was_chosen_since() {
     world.change_when("standard", "period_end").await.ok();
     let second = world.attach(&customer, MASTERCARD).await;
     world.charge_from_now_on(&second).await;
-    world.settle().await;
-    assert_eq!(world.shown_as_charged().await, [second.clone()]);
+    world.until_charged(&second).await;
     world.stripe.advance(&clock, RENEWAL + 7_200).await;
     world.settle().await;
     assert_eq!(world.current().await["planTier"], "standard");

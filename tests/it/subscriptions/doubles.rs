@@ -301,7 +301,8 @@ async fn where_the_catalogue_does_not_know_a_plan_the_one_that_stays_is_named() 
         .map(|one| text(one, "stripeSubscriptionId"))
         .collect();
     let mut both = vec![ours.clone(), agreed.clone()];
-    (running.sort(), both.sort());
+    running.sort();
+    both.sort();
     assert_eq!(running, both);
     for id in [&ours, &agreed] {
         assert_eq!(world.status_in_stripe(id).await, "active");

@@ -83,6 +83,7 @@ const SUBSCRIPTIONS: Mirror = Mirror {
         ("cancellation_feedback", "/cancellation_details/feedback"),
         ("cancellation_reason", "/cancellation_details/reason"),
         ("has_more_items", "/items/has_more"),
+        ("collection_paused", "/pause_collection/behavior"),
     ],
     computed: &[
         ("current_period_start", |one| {
@@ -145,8 +146,15 @@ const ITEMS: Mirror = Mirror {
         ("quantity", "/quantity"),
         ("current_period_start", "/current_period_start"),
         ("current_period_end", "/current_period_end"),
+        ("quantity_divide_by", "/price/transform_quantity/divide_by"),
+        ("quantity_round", "/price/transform_quantity/round"),
+        ("tax_behavior", "/price/tax_behavior"),
     ],
-    computed: &[("discount_ids", |one| ids(&one["discounts"]))],
+    computed: &[
+        ("discount_ids", |one| ids(&one["discounts"])),
+        // The storm knows no tax rates.
+        ("included_tax_percent", |_| Value::Null),
+    ],
     ours: &["plan_tier", "metric", "seats", "addon"],
 };
 
