@@ -4,7 +4,6 @@
 //! nothing was charged twice, and every charge has its audit entry.
 
 mod acts;
-mod columns;
 mod compare;
 
 use std::time::Duration;
