@@ -131,7 +131,7 @@ async fn publish_all(
 
 fn unpublished(organization_id: Uuid, error: &PublishError) {
     metrics::outbound::unpublished();
-    tracing::error!(%organization_id, %error, "Changes could not be told of");
+    tracing::error!(%organization_id, %error, "Changes could not be published as events");
 }
 
 /// Whether an endpoint wants events of a type. Disabled ones count: what they missed can
@@ -189,7 +189,7 @@ async fn read(pool: &PgPool, organizations: &[Uuid]) -> Result<Vec<Told>, sqlx::
     let mut tx = WorkerTx::begin(pool).await?;
     let mut changes = store::of_organizations(tx.conn(), organizations).await?;
     let mut alerts = store::alerts(tx.conn(), organizations).await?;
-    // Read after the marks were: whoever was there before a change hears of it.
+    // Read after the marks, so that every endpoint older than a change gets its events.
     let endpoints = endpoints::list(tx.conn(), None).await?;
     let mut entries = store::entries(tx.conn(), &changes).await?;
     let mut named = store::named(tx.conn(), organizations).await?;
@@ -224,7 +224,7 @@ fn with_events(
     endpoints: &[Row],
 ) -> Result<Option<Told>, serde_json::Error> {
     let whose = &told.whose;
-    // An endpoint hears of what comes after it was made.
+    // An endpoint gets what happens after it was made.
     told.alerts.retain(|alert| {
         let within = SignedDuration::from_secs_f64(store::COMMITTED_WITHIN_SECS);
         let hears = |row: &&Row| alert.again || row.created_at <= alert.raised_at + within;

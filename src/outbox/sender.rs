@@ -158,9 +158,12 @@ impl Sender {
                 None => idle.push(lane),
             }
         }
-        store::release(tx.conn(), &idle).await?;
-        // If its answer is lost, each lane finds out whether it is held.
-        let committed = tx.commit().await;
+        // If this fails, or its answer is lost, each lane finds out whether it is held: its call
+        // is counted until its turn is over.
+        let committed = match store::release(tx.conn(), &idle).await {
+            Ok(()) => tx.commit().await,
+            Err(error) => Err(error),
+        };
         for (lane, due, call) in begun {
             let first = served.get(&lane.endpoint_id).cloned().map(|row| (row, due));
             let first = first.filter(|_| committed.is_ok());
@@ -239,11 +242,7 @@ impl Sender {
     }
 
     async fn release(&self, lane: &Lane) -> Result<(), sqlx::Error> {
-        let ends = Step {
-            lane: *lane,
-            attempted: None,
-            goes_on: false,
-        };
+        let ends = Step::without_attempt(*lane, false);
         self.0.steps.take(ends).await.map(drop)
     }
 
@@ -257,11 +256,7 @@ impl Sender {
         let began = Instant::now();
         let mut next = first;
         if next.is_none() {
-            let begins = Step {
-                lane: *lane,
-                attempted: None,
-                goes_on: true,
-            };
+            let begins = Step::without_attempt(*lane, true);
             next = self.0.steps.take(begins).await?.next;
         }
         for turn in 1..=TURN {

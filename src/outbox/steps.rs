@@ -25,6 +25,16 @@ pub struct Step {
     pub goes_on: bool,
 }
 
+impl Step {
+    pub fn without_attempt(lane: Lane, goes_on: bool) -> Self {
+        Self {
+            lane,
+            attempted: None,
+            goes_on,
+        }
+    }
+}
+
 /// What a step has led to.
 #[derive(Debug, Default)]
 pub struct Stepped {
